@@ -1,0 +1,74 @@
+"""The endless training stream: sample n of the run is a pure function of (seed, n), whoever loads it and whenever.
+
+Batch b of the run holds samples b * global_batch ... (b + 1) * global_batch - 1, of which each rank takes a contiguous
+share. Epoch and position are divmod(n, images * repeat); a run that resumes after b batches goes on at batch b.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from dynres.contracts import QueryBatch
+from dynres.data.cache import PixelCache
+from dynres.data.pairs import PairRecipe, draw_pair, generator
+
+
+class TrainingPairs(Dataset[QueryBatch]):
+    """Sample number n >= 0 -> its pair; endless, so it has no length.
+
+    Each image appears `repeat` times an epoch, in an order that is drawn anew each epoch.
+    """
+
+    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int) -> None:
+        self.pixels, self.recipe, self.repeat, self.seed = pixels, recipe, repeat, seed
+
+    def __getitem__(self, n: int) -> QueryBatch:
+        epoch, position = divmod(n, len(self.pixels) * self.repeat)
+        item = int(_order(self.seed, epoch, len(self.pixels) * self.repeat)[position])
+        random = generator(self.seed, 1, epoch, item)
+        return draw_pair(self.pixels[item % len(self.pixels)], self.recipe, random)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """(length,) a permutation of an epoch's items."""
+    return generator(seed, 0, epoch).permutation(length)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the stream a process stands: batches already consumed, and its place among the processes."""
+
+    batch: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Endless lists of sample numbers: this rank's share of each global batch, from the present position on.
+
+    The position is asked for when iteration starts, not when the loader is made: only then does a resumed trainer know
+    its step. It has no length on purpose; a trainer ends by max_steps.
+    """
+
+    def __init__(self, batch_size: int, position: Callable[[], Position]) -> None:
+        self.batch_size, self.position = batch_size, position
+
+    def __iter__(self) -> Iterator[list[int]]:
+        at = self.position()
+        share = self.batch_size // at.world
+        first = at.batch * self.batch_size + at.rank * share
+        while True:
+            yield list(range(first, first + share))
+            first += self.batch_size
+
+
+def as_is(sample: Any) -> Any:
+    """A collate function for samples that are whole batches."""
+    return sample
