@@ -1,0 +1,64 @@
+"""EDSR feature extractor (Lim et al., CVPRW 2017, Fig. 3), without its upsampling tail.
+
+As in the arbitrary-scale papers (LIIF, LTE, TADT) there is no mean shift: images enter normalised to [-1, 1]. Keys
+match the authors' `head.*` and `body.*`; equal to LIIF's implementation within 2e-5 of the largest output
+(tests/golden).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dynres.backbones.base import Backbone
+from dynres.contracts import Cost, Features, Task
+
+
+class ResidualBlock(nn.Module):
+    """x + r * conv(relu(conv(x))), without normalisation."""
+
+    def __init__(self, channels: int, residual_scale: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        self.residual_scale = residual_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual_scale * self.body(x)
+
+
+class EDSR(Backbone):
+    """Head convolution; residual blocks and a convolution under a long skip.
+
+    Args:
+        channels: F, also of the features.
+        blocks: number of residual blocks.
+        residual_scale: factor on each block's residual.
+
+    Raises:
+        ValueError: if channels or blocks is below 1.
+    """
+
+    def __init__(self, channels: int, blocks: int, residual_scale: float) -> None:
+        super().__init__()
+        for name, value in (("channels", channels), ("blocks", blocks)):
+            if value < 1:
+                raise ValueError(f"EDSR needs {name} of at least 1, got {value}")
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+        residual = [ResidualBlock(channels, residual_scale) for _ in range(blocks)]
+        self.body = nn.Sequential(*residual, nn.Conv2d(channels, channels, 3, padding=1))
+        self.out_channels = channels
+        self.halo = 2 * blocks + 2  # one pixel a 3x3 convolution: head, two a block, the body's last
+
+    def forward(self, image: Tensor, task: Task) -> Features:
+        head = self.head(image)
+        return Features(head + self.body(head), image)
+
+    def cost(self, height: int, width: int) -> Cost:
+        channels, blocks = self.out_channels, len(self.body) - 1
+        return Cost(height * width * 9 * (3 * channels + (2 * blocks + 1) * channels**2))
+
+
+def edsr_baseline(channels: int = 64, blocks: int = 16, residual_scale: float = 1.0) -> EDSR:
+    """16 blocks, 64 channels, 1.22 M parameters: the row "EDSR-baseline" of the arbitrary-scale papers."""
+    return EDSR(channels, blocks, residual_scale)

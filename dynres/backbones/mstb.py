@@ -1,0 +1,207 @@
+"""The feature extraction backbone of TADT without its controller: the row "Baseline" (TADT, Sec. 3.2-3.3).
+
+Tokens are (B, H, W, C); each of the four branches of a block works on C/4 channels. The widths that the paper does not
+print (MLP ratio 2, 2 heads a branch, keys pooled to 12 x 12, normalisations) are the ones that reproduce its
+parameter and MAC counts; experiments/tadt/README.md lists them. The paper is silent on shifted windows: every second
+block shifts its local windows by half, as SwinIR does; the global windows are not shifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from dynres.backbones.base import Backbone
+from dynres.contracts import Cost, Features, Task
+from dynres.layers.attention import WindowAttention
+from dynres.layers.windows import pad_to_multiple
+
+BRANCHES = 4
+
+
+class MSTB(nn.Module):
+    """Multi-scale transformer block (Fig. 3b): x + projection([SA_1 ... SA_4](norm(x))), then + MLP(norm(.))."""
+
+    def __init__(
+        self,
+        channels: int,
+        local_windows: Sequence[int],
+        global_window: int,
+        pooled: int,
+        heads: int,
+        mlp_ratio: float,
+        shifted: bool,
+    ) -> None:
+        super().__init__()
+        width, hidden = channels // BRANCHES, int(channels * mlp_ratio)
+        self.norm1 = nn.LayerNorm(channels)
+        local = [WindowAttention(width, heads, m, shift=m // 2 if shifted else 0) for m in local_windows]
+        self.branches = nn.ModuleList([*local, WindowAttention(width, heads, global_window, pooled)])
+        self.projection = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
+        """Args: x (B, H, W, C); gates (B, 4), or None for all branches on."""
+        x = x + self._attend(self.norm1(x), gates)
+        return x + self.mlp(self.norm2(x))
+
+    def _attend(self, x: Tensor, gates: Tensor | None) -> Tensor:
+        parts = x.chunk(BRANCHES, dim=-1)
+        if gates is None:
+            return self.projection(self._run(parts, range(BRANCHES)))
+        if gates.requires_grad:
+            # The straight-through gradient of a closed gate needs its branch's output: training runs all (Eq. 1, 4).
+            weight = gates.repeat_interleave(x.shape[-1] // BRANCHES, dim=1)[:, None, None, :]
+            return self.projection(self._run(parts, range(BRANCHES)) * weight.to(x.dtype))
+        on = gates > 0.5
+        if bool((on == on[:1]).all()):
+            return self._sliced(parts, [j for j in range(BRANCHES) if on[0, j]])
+        return self._grouped(parts, on)
+
+    def _run(self, parts: Sequence[Tensor], active: Sequence[int]) -> Tensor:
+        return torch.cat([self.branches[j](parts[j]) for j in active], dim=-1)
+
+    def _sliced(self, parts: Sequence[Tensor], active: list[int]) -> Tensor:
+        """The slice-able projection (Eq. 2): active outputs times their columns of the weight, and nothing else."""
+        if not active:
+            return self.projection.bias.expand(*parts[0].shape[:3], -1)
+        if len(active) == BRANCHES:
+            return self.projection(self._run(parts, active))
+        columns = torch.cat([self._columns(j) for j in active], dim=1)
+        return F.linear(self._run(parts, active), columns, self.projection.bias)
+
+    def _grouped(self, parts: Sequence[Tensor], on: Tensor) -> Tensor:
+        """Samples that disagree: each branch runs once, on the samples that want it."""
+        batch, height, width, _ = parts[0].shape
+        out = self.projection.bias.repeat(batch, height, width, 1)
+        for j in range(BRANCHES):
+            chosen = on[:, j].nonzero().flatten().to(out.device)
+            if len(chosen):
+                out.index_add_(0, chosen, F.linear(self.branches[j](parts[j][chosen]), self._columns(j)).to(out.dtype))
+        return out
+
+    def _columns(self, branch: int) -> Tensor:
+        """W_j of Eq. 2: the (C, C/4) columns of the projection that read branch j."""
+        return self.projection.weight.chunk(BRANCHES, dim=1)[branch]
+
+
+class MSTG(nn.Module):
+    """Multi-scale transformer group: two MSTBs under the same gates, a 3x3 convolution, and the group's residual."""
+
+    def __init__(self, channels: int, blocks: Sequence[MSTB]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
+        y = x
+        for block in self.blocks:
+            y = block(y, gates)
+        return x + to_tokens(self.conv(to_image(y)))
+
+
+class MultiScaleTransformer(Backbone):
+    """Shallow convolution, N groups, convolution, skip, 64-channel head (Fig. 3a).
+
+    Args:
+        channels: C, divisible by 4 * heads.
+        groups: N.
+        local_windows: m_1, m_2, m_3 of the three local branches; each divides global_window.
+        global_window: m of the global branch; images are padded to multiples of it by reflection.
+        pooled: d, keys and values of the global branch after max-pooling, a side.
+        heads: attention heads of each branch.
+        mlp_ratio: hidden width of the MLP over C.
+        blocks_per_group: 2 in the paper.
+        out_channels: channels of the feature map.
+    """
+
+    def __init__(
+        self,
+        channels: int = 224,
+        groups: int = 8,
+        local_windows: Sequence[int] = (4, 8, 16),
+        global_window: int = 48,
+        pooled: int = 12,
+        heads: int = 2,
+        mlp_ratio: float = 2.0,
+        blocks_per_group: int = 2,
+        out_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        if len(local_windows) != BRANCHES - 1 or any(global_window % m for m in local_windows):
+            raise ValueError(
+                f"local_windows must be three divisors of global_window={global_window}, got {list(local_windows)}"
+            )
+        counts = {"groups": groups, "heads": heads, "blocks_per_group": blocks_per_group, "out_channels": out_channels}
+        if min(counts.values()) < 1:
+            raise ValueError(f"a transformer needs at least 1 of everything, got {counts}")
+        if channels < 1 or channels % (BRANCHES * heads):
+            raise ValueError(f"channels must be a multiple of 4 branches x {heads} heads, got {channels}")
+        self.channels, self.out_channels = channels, out_channels
+        self.local_windows, self.global_window, self.pooled = tuple(local_windows), global_window, pooled
+        self.size_multiple, self.halo = global_window, global_window
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.patch_norm = nn.LayerNorm(channels)
+        self.groups = nn.ModuleList(
+            MSTG(
+                channels,
+                [
+                    MSTB(channels, local_windows, global_window, pooled, heads, mlp_ratio, shifted=index % 2 == 1)
+                    for index in range(group * blocks_per_group, (group + 1) * blocks_per_group)
+                ],
+            )
+            for group in range(groups)
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_last = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.mlp_hidden = int(channels * mlp_ratio)
+        self.blocks_per_group = blocks_per_group
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor, task: Task) -> Features:
+        return Features(self.extract(image, None), image)
+
+    def extract(self, image: Tensor, gates: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and gates (B, 4N), group by group, or None for all on -> (B, out_channels, H, W)."""
+        height, width = image.shape[-2:]
+        shallow = self.conv_first(pad_to_multiple(image, self.global_window))
+        x = self.patch_norm(to_tokens(shallow))
+        if gates is not None and not gates.requires_grad:
+            gates = gates.cpu()  # decisions steer Python: one transfer here instead of one a block
+        for index, group in enumerate(self.groups):
+            x = group(x, None if gates is None else gates[:, BRANCHES * index : BRANCHES * (index + 1)])
+        x = self.conv_after_body(to_image(self.norm(x))) + shallow
+        return F.leaky_relu(self.conv_last(x), 0.01)[..., :height, :width]
+
+    def cost(self, height: int, width: int) -> Cost:
+        """fvcore's count over the padded image: convolutions, linear maps and attention products, 5 a normalised value.
+
+        A unit is one branch of all blocks of a group: its qkv, its quarter of the projection, its attention.
+        """
+        c, branch = self.channels, self.channels // BRANCHES
+        pixels = (-(-height // self.global_window)) * (-(-width // self.global_window)) * self.global_window**2
+        block = 2 * c * self.mlp_hidden + 2 * 5 * c
+        convolutions = 9 * (3 * c + (len(self.groups) + 1) * c * c + c * self.out_channels)
+        fixed = len(self.groups) * self.blocks_per_group * block + convolutions + 2 * 5 * c
+        keys = [m * m for m in self.local_windows] + [self.pooled**2]
+        units = [self.blocks_per_group * (3 * branch**2 + branch * c + 2 * branch * k) for k in keys]
+        return Cost(fixed * pixels, tuple(u * pixels for u in units) * len(self.groups))
+
+
+def to_tokens(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return image.permute(0, 2, 3, 1)
+
+
+def to_image(tokens: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), in channels-last memory: no copy."""
+    return tokens.permute(0, 3, 1, 2)

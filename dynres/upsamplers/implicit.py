@@ -1,0 +1,136 @@
+"""What the implicit upsamplers (LIIF, MetaSR, LTE) share: one function of features and position, two ways to call it.
+
+All three begin with a map of the features that is linear in a 3x3 neighbourhood (MetaSR's output is bilinear in it).
+That part is a convolution, run once per low-resolution pixel ("lifting"), before pixels are looked up; no tensor of
+unfolded neighbourhoods exists. The result is the papers' to rounding (tests/golden).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynres.contracts import Features
+from dynres.layers.mlp import MLP
+from dynres.layers.sampling import Tap, check_coords, pixel_centres
+from dynres.upsamplers.base import Upsampler
+
+Taps = tuple[Tap, ...]
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Lifted features of some rows of a batch of maps.
+
+    Attributes:
+        table: (B h W, L), pixels row by row, image after image.
+        rows, width: h and W.
+        first_row: row of the map that the table starts with.
+    """
+
+    table: Tensor
+    rows: int
+    width: int
+    first_row: int
+
+    def at(self, row: Tensor, column: Tensor) -> Tensor:
+        """(N, L) entries at row and column indices of the map, which broadcast to (B, ...) with N elements."""
+        index = (row - self.first_row) * self.width + column
+        image = torch.arange(len(index), device=index.device).view(-1, *[1] * (index.ndim - 1))
+        return self.table.index_select(0, (index + image * (self.rows * self.width)).flatten())
+
+
+class ImplicitUpsampler(Upsampler):
+    """Colours that depend on the nearest features and on the position relative to them."""
+
+    imnet: MLP  # what is decoded last
+    reach: int = 1  # rows and columns of neighbours that `lift` reads on each side
+    lifted_rows: int = 16  # `decode` lifts about so many rows at a time (and one or two twice), which bounds its memory
+    chunk_pixels: int = 4096  # output pixels at a time on a CPU: their hidden layers stay in its cache; 32 x on a GPU
+
+    @abstractmethod
+    def lift(self, features: Tensor) -> Tensor:
+        """(B, C, h + 2 reach, W) features, padded above and below but not at the sides -> (B, L, h, W)."""
+
+    @abstractmethod
+    def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
+        """The pixels of one axis (n long) that queries read, in rising order; coord (...), cell broadcasts to it."""
+
+    @abstractmethod
+    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        """(N, 3) colours of the N queries to which rows' and columns' tensors broadcast.
+
+        `cell` is relative, (N, 2) or (1, 2): the size of an output pixel where a feature pixel is 2 wide.
+        """
+
+    def query(self, features: Features, coords: Tensor, cell: Tensor) -> Tensor:
+        check_coords(coords, cell)
+        height, width = features.map.shape[-2:]
+        rows = self.taps(coords[..., 0], cell[..., 0], height)
+        columns = self.taps(coords[..., 1], cell[..., 1], width)
+        relative = cell * cell.new_tensor((height, width))
+        lifted = self._lifted(self._padded(features.map), 0)
+        return self.colours(lifted, rows, columns, relative.reshape(-1, 2)).view(*coords.shape[:2], 3)
+
+    def zero_output(self) -> None:
+        nn.init.zeros_(self.imnet.last.weight)
+        nn.init.zeros_(self.imnet.last.bias)
+
+    def decode_cell(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """(2,) the cell that `decode` uses for an H' x W' image: the size of a pixel, (2/H', 2/W')."""
+        return torch.tensor([2 / size[0], 2 / size[1]], device=features.map.device)
+
+    def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
+        batch, _, height, width = features.map.shape
+        device = features.map.device
+        cell = self.decode_cell(features, size)
+        rows = self.taps(pixel_centres(size[0], device), cell[0], height)
+        columns = _shaped(self.taps(pixel_centres(size[1], device), cell[1], width), (1, 1, -1), batch)
+        relative = (cell * cell.new_tensor((height, width)))[None]
+        padded = self._padded(features.map)
+        first, last = rows[0].pixel.tolist(), rows[-1].pixel.tolist()
+        chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 32) // (batch * size[1]))
+        out = features.image.new_empty(batch, 3, *size)
+        for band in _spans(0, size[0], max(chunk, self.lifted_rows * size[0] // height)):
+            top, bottom = first[band.start], last[band.stop - 1]
+            lifted = self._lifted(padded[:, :, top : bottom + 1 + 2 * self.reach], top)
+            for part in _spans(band.start, band.stop, chunk):
+                some = _shaped(tuple(Tap(tap.pixel[part], tap.offset[part]) for tap in rows), (1, -1, 1), batch)
+                colour = self.colours(lifted, some, columns, relative)
+                out[:, :, part] = colour.view(batch, -1, size[1], 3).permute(0, 3, 1, 2)
+        return out
+
+    def _padded(self, features: Tensor) -> Tensor:
+        padded = F.pad(features, (0, 0, self.reach, self.reach)) if self.reach else features
+        return padded.contiguous(memory_format=torch.channels_last)  # so that a pixel's channels lie together
+
+    def _lifted(self, padded: Tensor, first_row: int) -> Lifted:
+        values = self.lift(padded)
+        _, channels, rows, width = values.shape
+        return Lifted(values.permute(0, 2, 3, 1).reshape(-1, channels), rows, width, first_row)
+
+
+def _spans(start: int, stop: int, step: int) -> list[slice]:
+    """[start, stop) cut into slices of at most `step`."""
+    return [slice(top, min(top + step, stop)) for top in range(start, stop, step)]
+
+
+def _shaped(taps: Taps, shape: tuple[int, int, int], batch: int) -> Taps:
+    """Taps of one axis, viewed as (B, rows, columns) with 1 for the other axis."""
+    return tuple(Tap(*(field.view(shape).expand(batch, -1, -1) for field in tap)) for tap in taps)
+
+
+def offsets(row: Tap, column: Tap) -> Tensor:
+    """(N, 2) offsets of the queries from one neighbour."""
+    return torch.stack(torch.broadcast_tensors(row.offset, column.offset), dim=-1).view(-1, 2)
+
+
+def check_widths(network: str, **values: int) -> None:
+    """Refuse widths and counts below 1; the message names the network, the option and the value."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{network} needs {name} of at least 1, got {value}")

@@ -1,0 +1,67 @@
+"""Meta-SR: a magnification-arbitrary network for super-resolution (Hu et al., CVPR 2019), in LIIF's re-implementation.
+
+Keys match `imnet.*` of that code; equal to it within 2e-5 of the largest output (tests/golden).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynres.layers.mlp import MLP
+from dynres.layers.sampling import NUDGE, Tap, nearest_index
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, check_widths, offsets
+
+
+class MetaSR(ImplicitUpsampler):
+    """A small MLP predicts, from the position and the scale, the filter that each output pixel applies.
+
+    The filter is the MLP's second layer W applied to its hidden vector v, and the colour is (features . W) . v: the
+    product features . W is lifted (see ImplicitUpsampler), and no filter is ever written out.
+
+    Args:
+        in_channels: C, of the features.
+        hidden: width of the MLP.
+
+    Raises:
+        ValueError: if a width is below 1.
+    """
+
+    def __init__(self, in_channels: int, hidden: int = 256) -> None:
+        super().__init__()
+        check_widths("MetaSR", in_channels=in_channels, hidden=hidden)
+        self.in_channels, self.hidden = in_channels, hidden
+        self.imnet = MLP(3, [hidden], 9 * in_channels * 3)
+
+    def lift(self, features: Tensor) -> Tensor:
+        """(B, 3 (hidden + 1), h, W): for each colour, features . W for every hidden unit and for W's bias.
+
+        Entry 3 u + k of the MLP's output is the filter's weight for unfolded channel u and colour k.
+        """
+        last = self.imnet.layers[-1]
+        assert isinstance(last, nn.Linear)
+        both = torch.cat([last.weight, last.bias[:, None]], dim=1)  # (9 C * 3, hidden + 1)
+        kernel = both.unflatten(0, (self.in_channels, 3, 3, 3)).permute(3, 4, 0, 1, 2)  # colour, unit, C, 3, 3
+        return F.conv2d(features, kernel.flatten(0, 1), padding=(0, 1))
+
+    def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
+        """The pixel under the top-left corner of the output pixel; offset in [0, 1) from its own top-left corner."""
+        corner = coord - cell / 2
+        index = nearest_index((corner + NUDGE).clamp(NUDGE - 1, 1 - NUDGE), pixels)
+        left = (2 * index).to(coord.dtype) / pixels - 1
+        return (Tap(index, (corner - left) * (pixels / 2)),)
+
+    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        (row,), (column,) = rows, columns
+        position = offsets(row, column)
+        inverse_scale = (cell[:, :1] / 2).expand(len(position), 1)  # of the vertical axis alone, as the original
+        unit = F.relu(self.imnet.first(torch.cat([position, inverse_scale], dim=1)))
+        unit = torch.cat([unit, unit.new_ones(len(unit), 1)], dim=1)
+        products = lifted.at(row.pixel, column.pixel).unflatten(1, (3, self.hidden + 1))
+        return torch.bmm(products, unit[:, :, None])[:, :, 0]
+
+    def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
+        """MACs of the form that runs: features lifted once a low-resolution pixel."""
+        outputs = 3 * (self.hidden + 1)
+        return height * width * 9 * self.in_channels * outputs + size[0] * size[1] * (3 * self.hidden + outputs)

@@ -1,0 +1,91 @@
+"""Windows: cutting loses nothing, padding reflects, every offset has one row of the bias table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynres.layers.windows import merge, pad_to_multiple, partition, relative_position_index, shift_mask
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 2), rows=st.integers(1, 4), columns=st.integers(1, 4), window=st.integers(1, 5),
+    channels=st.integers(1, 3),
+)  # fmt: skip
+def test_merging_the_windows_of_an_image_returns_it(
+    batch: int, rows: int, columns: int, window: int, channels: int
+) -> None:
+    x = torch.rand(batch, rows * window, columns * window, channels)
+    windows = partition(x, window)
+    assert windows.shape == (batch, rows, columns, window * window, channels)
+    assert torch.equal(merge(windows, window), x)
+
+
+def test_a_window_holds_its_own_pixels_row_by_row() -> None:
+    x = torch.arange(6 * 9).view(1, 6, 9, 1)
+    windows = partition(x, 3)
+    for i in range(2):
+        for j in range(3):
+            assert torch.equal(windows[0, i, j, :, 0], x[0, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3, 0].flatten())
+
+
+@pytest.mark.parametrize(("window", "pooled", "rows"), [(4, 4, 49), (8, 8, 225), (16, 16, 961), (48, 12, 8464)])
+def test_bias_table_has_the_published_rows_and_uses_all(window: int, pooled: int, rows: int) -> None:
+    index, count = relative_position_index(window, pooled)
+    assert count == rows
+    assert index.shape == (window**2, pooled**2)
+    assert torch.equal(index.unique(), torch.arange(rows))
+
+
+@pytest.mark.parametrize(("window", "pooled"), [(3, 3), (4, 2), (6, 2), (6, 3), (4, 1)])
+def test_bias_row_depends_on_the_offset_alone(window: int, pooled: int) -> None:
+    """One row an offset, one offset a row; a pooled key stands at its square's first pixel."""
+    index, _ = relative_position_index(window, pooled)
+    step = window // pooled
+    row_of: dict[tuple[int, int], int] = {}
+    for query in range(window**2):
+        for key in range(pooled**2):
+            offset = (query // window - step * (key // pooled), query % window - step * (key % pooled))
+            row = int(index[query, key])
+            assert row_of.setdefault(offset, row) == row, f"offset {offset} has rows {row_of[offset]} and {row}"
+    assert len(set(row_of.values())) == len(row_of)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 20), width=st.integers(1, 20), multiple=st.integers(1, 12))
+def test_padding_is_torch_reflection_where_torch_can(height: int, width: int, multiple: int) -> None:
+    image = torch.rand(2, 3, height, width)
+    bottom, right = -height % multiple, -width % multiple
+    padded = pad_to_multiple(image, multiple)
+    assert padded.shape == (2, 3, height + bottom, width + right)
+    assert torch.equal(padded[..., :height, :width], image)
+    if bottom < height and right < width:
+        assert torch.equal(padded, F.pad(image, (0, right, 0, bottom), mode="reflect"))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, [0] * 8), (2, [0, 1] * 4), (3, [0, 1, 2, 1, 0, 1, 2, 1]), (8, list(range(8)))]
+)
+def test_an_image_shorter_than_its_padding_is_reflected_again(size: int, expected: list[int]) -> None:
+    line = torch.arange(size)
+    assert pad_to_multiple(line.view(1, 1, size, 1).expand(1, 1, size, 8), 8)[0, 0, :, 0].tolist() == expected
+    assert pad_to_multiple(line.view(1, 1, 1, size).expand(1, 1, 8, size), 8)[0, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("window", "shift"), [(4, 2), (4, 1), (3, 1), (2, 1)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (3, 1), (2, 3)])
+def test_shift_mask_joins_what_was_together_before_the_roll(window: int, shift: int, rows: int, columns: int) -> None:
+    """Two tokens of a rolled window may see each other if both, or neither, were carried over each border."""
+    height, width = rows * window, columns * window
+    where = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
+    windows = partition(where.roll((-shift, -shift), dims=(1, 2)), window)[0]
+    for i in range(rows):
+        for j in range(columns):
+            carried = windows[i, j] < shift  # a token from the first rows (columns) ends up in the last window
+            carried = carried & torch.tensor([i == rows - 1, j == columns - 1])
+            expected = (carried[:, None] == carried[None, :]).all(-1)
+            assert torch.equal(shift_mask(window, shift, i == rows - 1, j == columns - 1), expected), f"window {i}, {j}"
