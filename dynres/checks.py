@@ -1,0 +1,140 @@
+"""What a configuration may not say: read before anything is built, each mistake one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import Trainer
+
+from dynres.build import check_options, check_type, known_options, unknown
+from dynres.errors import UserError
+from dynres.methods.base import Inference
+from dynres.restorer import check_budget
+
+MODES = ("fit", "validate", "test", "predict")
+
+
+def check(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """Raise a UserError on the first thing that cannot work.
+
+    Args:
+        cfg: the composed configuration.
+        choices: the option chosen in each group, for messages.
+    """
+    _resolvable(cfg)
+    known = known_options("")
+    if strangers := [str(key) for key in cfg if key not in known]:
+        raise UserError(unknown(strangers[0], strangers[0], known))
+    if cfg.mode not in MODES:
+        raise UserError(f"mode must be one of {', '.join(MODES)}, got {cfg.mode}")
+    if cfg.resume not in (None, "auto"):
+        raise UserError(f"resume must be auto or left out, got {cfg.resume}")
+    if type(cfg.seed) is not int or cfg.seed < 0:
+        raise UserError(f"seed must be a whole number >= 0, got {cfg.seed}")
+    _options(cfg)
+    _pairs(cfg, choices)
+    _files(cfg)
+    _steps(cfg)
+    _hardware(cfg, choices)
+
+
+def _resolvable(cfg: DictConfig) -> None:
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+
+
+def _options(cfg: DictConfig) -> None:
+    """Every key is one that its target takes, with a value of the right kind."""
+    check_type("image_skip", cfg.image_skip, bool)
+    hints = get_type_hints(Inference)
+    for key, value in cfg.inference.items():
+        if key not in hints:
+            raise UserError(unknown(f"inference.{key}", str(key), hints))
+        check_type(f"inference.{key}", value, hints[str(key)])
+    try:
+        check_budget(cfg.inference.budget)
+    except ValueError as error:
+        raise UserError(f"inference.{error}") from error
+    check_options(cfg.backbone, "backbone")
+    check_options(cfg.upsampler, "upsampler", ("in_channels",))
+    check_options(cfg.data, "data")
+    check_options(cfg.method, "method", ("restorer", "inference"))
+    for name, node in (cfg.callbacks or {}).items():
+        check_options(node, f"callbacks.{name}")
+    known = set(inspect.signature(Trainer).parameters)
+    for group in ("trainer", "strategy"):
+        for key in cfg[group]:
+            if key not in known:
+                raise UserError(unknown(f"{group}.{key}", str(key), known))
+
+
+def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """Choices that exclude each other."""
+    upsampler: Any = get_class(cfg.upsampler._target_)
+    if bool(cfg.task.same_size) != bool(upsampler.same_size):
+        kind = "keeps the image's size" if cfg.task.same_size else "enlarges the image"
+        raise UserError(
+            f"task={choices['task']} {kind}, upsampler={choices['upsampler']} does not: "
+            f"choose another task or another upsampler"
+        )
+    if choices["method"] == "tadt" and choices["backbone"] != "tadt":
+        raise UserError(
+            f"method=tadt routes the branches of backbone=tadt, backbone={choices['backbone']} has none: "
+            f"use method=assr"
+        )
+    if cfg.mode == "fit" and choices["upsampler"] == "bicubic":
+        raise UserError("upsampler=bicubic has nothing to train: use mode=test")
+    starts_dense = cfg.method.get("dense_fraction", 0) or cfg.ckpt
+    if cfg.mode == "fit" and choices["method"] == "tadt" and not starts_dense:
+        raise UserError(
+            "method=tadt starts from a trained Baseline: train +experiment=baseline_liif (or _metasr, _lte), "
+            "then give its last.ckpt as ckpt=PATH, or set method.dense_fraction=0.5 to do both in one run"
+        )
+
+
+def _files(cfg: DictConfig) -> None:
+    if cfg.ckpt is not None and not Path(cfg.ckpt).is_file():
+        raise UserError(f"ckpt={cfg.ckpt} does not exist")
+    if cfg.mode != "fit" and cfg.ckpt is None and "bicubic" not in cfg.upsampler._target_:
+        raise UserError(f"mode={cfg.mode} needs trained weights: ckpt=RUN_FOLDER/checkpoints/last.ckpt")
+
+
+def _steps(cfg: DictConfig) -> None:
+    for name in ("max_steps", "val_check_interval", "accumulate_grad_batches"):
+        value = cfg.trainer[name]
+        if type(value) is not int or value < 1:
+            raise UserError(f"trainer.{name} must be a whole number of at least 1, got {value}")
+    if cfg.trainer.val_check_interval > cfg.trainer.max_steps:
+        raise UserError(
+            f"trainer.val_check_interval={cfg.trainer.val_check_interval} exceeds trainer.max_steps="
+            f"{cfg.trainer.max_steps}: no validation, so no best checkpoint; lower it"
+        )
+
+
+def _hardware(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """What the strategy needs is there."""
+    strategy, name = cfg.strategy, f"strategy={choices['strategy']}"
+    target = str(strategy.strategy.get("_target_")) if OmegaConf.is_dict(strategy.strategy) else ""
+    if target.endswith("DeepSpeedStrategy") and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"{name} needs a package that is not installed: pip install deepspeed")
+    wants_gpu = strategy.accelerator in ("gpu", "cuda")
+    if wants_gpu and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UserError(f"{name} needs a GPU and none is visible: use strategy=cpu, or strategy=ddp_cpu")
+    if not wants_gpu and target.endswith(("FSDPStrategy", "DeepSpeedStrategy")):
+        raise UserError(f"{name} needs GPUs, got strategy.accelerator={strategy.accelerator}: use strategy=ddp_cpu")
+    devices = torch.cuda.device_count() if strategy.devices == -1 else strategy.devices
+    processes = devices * strategy.num_nodes if type(devices) is int and type(strategy.num_nodes) is int else 1
+    if cfg.mode == "fit" and processes > 1 and type(cfg.data.batch_size) is int and cfg.data.batch_size % processes:
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size} is the batch of all processes together and must be a multiple of "
+            f"their number, {processes}"
+        )

@@ -1,0 +1,147 @@
+"""What passes between the rooms: a few small immutable records (docs/architecture.md).
+
+Shape legend, used by every docstring of the package: B batch, C channels, H x W low-resolution size, H' x W' output
+size, Q queried pixels, U routing units. Images are float32 RGB in [0, 1] unless a docstring says otherwise.
+Records that travel through a DataLoader are NamedTuples (Lightning moves those to a device); the rest are dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a dynamic network decided for a batch.
+
+    Attributes:
+        decisions: (B, U) in {0, 1}, or the chosen width or depth of a unit.
+        probabilities: (B, U) in [0, 1], the task-aware probability of each unit (TADT, Eq. 3).
+        intensity: (B,) TADT's beta >= 0.
+        units: U names, in the order of the columns.
+    """
+
+    decisions: Tensor
+    probabilities: Tensor
+    intensity: Tensor
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of the network for a batch.
+
+    Attributes:
+        scale: (B,) upscaling factor >= 1 (the geometric mean where the axes differ), or None for same-size restoration.
+        budget: fraction in (0, 1] of the backbone's full MACs, or None to let the network decide.
+        seed: (B,) int64 that alone fixes the random gates of each sample, or None for all zeros.
+        routing: decisions already made (for a tile of a routed image), or None to decide from the image.
+    """
+
+    scale: Tensor | None = None
+    budget: float | None = None
+    seed: Tensor | None = None
+    routing: Routing | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone gives an upsampler.
+
+    Attributes:
+        map: (B, C, H, W) features, same height and width as the image.
+        image: (B, 3, H, W) the normalised input the features came from (LTE adds its bilinear enlargement).
+        routing: the decisions behind the map, or None for a static network.
+    """
+
+    map: Tensor
+    image: Tensor
+    routing: Routing | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of a backbone at one input size: `fixed` + the units that run.
+
+    Attributes:
+        fixed: MACs spent whatever is decided.
+        units: MACs of each of the U routing units; empty for a static network.
+    """
+
+    fixed: int
+    units: tuple[int, ...] = ()
+
+    @property
+    def full(self) -> int:
+        """MACs with every unit on."""
+        return self.fixed + sum(self.units)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What `Restorer.restore` returns.
+
+    Attributes:
+        image: (B, 3, H', W') in [0, 1].
+        routing: the decisions, or None for a static network.
+        macs: (B,) float64 MACs that the backbone really spent on each image (fvcore convention).
+        full_macs: MACs of an image of this size with every unit on and in one piece.
+    """
+
+    image: Tensor
+    routing: Routing | None
+    macs: Tensor
+    full_macs: int
+
+
+class QueryBatch(NamedTuple):
+    """A training batch of sampled pixels.
+
+    image (B, 3, H, W); coords (B, Q, 2) (row, column) in [-1, 1]; cell (B, Q, 2) size of an output pixel in the
+    same unit (2/H', 2/W'); target (B, Q, 3) in [0, 1]; scale (B,) float32; seed (B,) int64, a pure function of
+    (run seed, epoch, sample index).
+    """
+
+    image: Tensor
+    coords: Tensor
+    cell: Tensor
+    target: Tensor
+    scale: Tensor
+    seed: Tensor
+
+
+class EvalSample(NamedTuple):
+    """One whole image to restore and compare.
+
+    image (1, 3, H, W); target (1, 3, H', W'); bicubic (1, 3, H', W') the exact bicubic enlargement, on the 8-bit grid;
+    scale (vertical, horizontal); label such as "x2" or "x2x3"; dataset, name: of the test set and of the image;
+    protocol: how PSNR/SSIM crop and convert ("div2k", "benchmark"); seed (1,) int64.
+    """
+
+    image: Tensor
+    target: Tensor
+    bicubic: Tensor
+    scale: tuple[float, float]
+    label: str
+    dataset: str
+    name: str
+    protocol: str
+    seed: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One restored and measured image; what validation and test steps return and callbacks read.
+
+    psnr, psnr_bicubic in dB, ssim, under sample.protocol; milliseconds of wall clock for the whole restoration.
+    """
+
+    sample: EvalSample
+    restoration: Restoration
+    psnr: float
+    psnr_bicubic: float
+    ssim: float
+    milliseconds: float

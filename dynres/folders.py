@@ -1,0 +1,65 @@
+"""Where a run writes: folders named after what ran, found again by `resume=auto`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+# Said elsewhere in the name, or no part of what the run is.
+_UNNAMED = {"experiment", "profile", "seed", "mode", "resume", "out", "ckpt", "sweep"}
+_LONGEST = 100
+
+
+def register_resolvers() -> None:
+    """Make ${run_folder:...} and ${sweep_folder:...} known to the configuration."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver(
+        "sweep_folder", lambda number, overrides: f"{number}_{slug(overrides, keep_seed=True)}", replace=True
+    )
+
+
+def run_folder(out: str, choices: Mapping[str, str], overrides: Iterable[str], seed: int, resume: str | None) -> str:
+    """OUT/EXPERIMENT/PROFILE-seedN-OVERRIDES[-K]: the newest unfinished one to resume, else the first that is free."""
+    name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
+    mode = next((o.split("=", 1)[1] for o in overrides if o.startswith("mode=")), "fit")
+    leaf = "-".join(
+        part
+        for part in (mode if mode != "fit" else "", str(choices["profile"]), f"seed{seed}", slug(overrides))
+        if part
+    )
+    base = Path(out) / str(name) / leaf
+    taken = [base]
+    while taken[-1].exists():
+        taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
+    if resume == "auto":
+        for folder in reversed(taken[:-1]):
+            if unfinished(folder):
+                return str(folder)
+    return str(taken[-1])
+
+
+def unfinished(folder: Path) -> bool:
+    """A run that began (its configuration is there) and did not end (its summary is not)."""
+    return (folder / "config.yaml").is_file() and not (folder / "summary.json").is_file()
+
+
+def slug(overrides: Iterable[str], keep_seed: bool = False) -> str:
+    """Command-line overrides as part of a folder's name: `data.root=/a/b seed=1` becomes `data.root-b+seed-1`.
+
+    No = or comma is left in it: Hydra wants those quoted, and a folder's name is pasted as `ckpt=FOLDER/...`.
+    """
+    left = _UNNAMED - ({"seed"} if keep_seed else set())
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in left and not key.startswith("hydra"):
+            value = re.sub(r"[^\s,\[\]=]*/([^/\s,\[\]]+)/*", r"\1", value)
+            parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key}-{value}").strip("_"))
+    text = "+".join(parts)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

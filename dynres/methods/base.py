@@ -1,0 +1,122 @@
+"""What every training method shares: optimiser and schedule, whole-image evaluation, reproducible steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from dynres.contracts import EvalSample, Evaluation, Routing
+from dynres.metrics import psnr, ssim
+from dynres.restorer import Restorer
+
+
+class Inference(NamedTuple):
+    """How whole images are restored while validating and testing; see `Restorer.restore`."""
+
+    budget: float | None = None
+    tile: int | None = None
+
+
+class RestorationTraining(LightningModule):
+    """Adam with step decay (the LIIF schedule), validation and test on whole images.
+
+    `training_step` of a method returns {"loss", "routing", "scale"} and the evaluation steps return an `Evaluation`:
+    this is what callbacks read.
+
+    Args:
+        restorer: the network, built.
+        learning_rate: Adam's, before the first decay.
+        milestones: fractions of the whole training at which the learning rate is multiplied by gamma.
+        gamma: decay factor.
+        seed: of the run; fixes whatever a step draws from torch's generator.
+        inference: budget and tile of validation and test.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        learning_rate: float,
+        milestones: Sequence[float],
+        gamma: float,
+        seed: int = 0,
+        inference: Inference | None = None,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise ValueError(f"method.learning_rate must be above 0, got {learning_rate}")
+        if any(not 0 < m < 1 for m in milestones):
+            raise ValueError(f"method.milestones are fractions of the training in (0, 1), got {list(milestones)}")
+        self.restorer = restorer
+        self.learning_rate, self.milestones, self.gamma = learning_rate, tuple(milestones), gamma
+        self.seed, self.inference = seed, inference or Inference()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate)
+        total = int(self.trainer.estimated_stepping_batches)
+        steps = [max(1, round(fraction * total)) for fraction in self.milestones]
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, self.gamma)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Adam's parameter groups; a method overrides this to give a part its own learning rate."""
+        return [{"params": list(self.restorer.parameters())}]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Whatever a layer draws is a function of (seed, step): a resumed run needs no generator state. The factor keeps
+        # the steps of small seeds apart within 32 bits, all that torch's generator on a CPU reads.
+        torch.manual_seed((self.seed * 0x9E3779B1 + self.global_step) % 2**32)
+
+    def published(
+        self, loss: Tensor, parts: dict[str, Tensor], routing: Routing | None, scale: Tensor
+    ) -> dict[str, Any]:
+        """Log the parts of the loss and hand callbacks what they read."""
+        self.log_dict({"train/loss": loss.detach(), **parts}, batch_size=len(scale), sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return {"loss": loss, "routing": detached(routing), "scale": scale}
+
+    def validation_step(self, sample: EvalSample, batch_idx: int) -> Any:
+        evaluation = self.evaluate(sample)
+        self.log("val/psnr", evaluation.psnr, batch_size=1, on_epoch=True, sync_dist=True)
+        self.log("val/gain", evaluation.psnr - evaluation.psnr_bicubic, batch_size=1, on_epoch=True, sync_dist=True)
+        return evaluation
+
+    def test_step(self, sample: EvalSample, batch_idx: int) -> Any:
+        return self.evaluate(sample)
+
+    def evaluate(self, sample: EvalSample) -> Evaluation:
+        """Restore one whole image and measure it under its protocol."""
+        size = (sample.target.shape[-2], sample.target.shape[-1])
+        started = _now(sample.image.device)
+        restoration = self.restorer.restore(
+            sample.image, size=size, budget=self.inference.budget, tile=self.inference.tile, seed=sample.seed
+        )
+        milliseconds = 1000 * (_now(sample.image.device) - started)
+        return Evaluation(
+            sample,
+            restoration,
+            psnr=psnr(restoration.image, sample.target, sample.protocol, sample.scale),
+            psnr_bicubic=psnr(sample.bicubic, sample.target, sample.protocol, sample.scale),
+            ssim=ssim(restoration.image, sample.target, sample.protocol, sample.scale),
+            milliseconds=milliseconds,
+        )
+
+
+def detached(routing: Routing | None) -> Routing | None:
+    """The same decisions without the graph behind them."""
+    if routing is None:
+        return None
+    return Routing(
+        routing.decisions.detach(), routing.probabilities.detach(), routing.intensity.detach(), routing.units
+    )
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

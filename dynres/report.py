@@ -1,0 +1,348 @@
+"""What a run found, for programs (summary.json), for people (tables) and over many runs.
+
+    python -m dynres.report RUNS_FOLDER       one table over every run below the folder; also summary_table.md and .csv
+
+Numbers are means over the images of a test set at one scale. MACs are the backbone's, counted by the fvcore convention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dynres.errors import UserError, clean_exit
+from dynres.files import write_text
+
+if TYPE_CHECKING:  # the command needs neither torch nor Lightning
+    from dynres.contracts import Evaluation
+
+Summary = dict[str, Any]
+CSV_COLUMNS = (
+    "dataset", "label", "image", "protocol", "psnr", "psnr_bicubic", "ssim", "macs", "ms", "beta", "active",
+)  # fmt: skip
+SUMMARY_KEYS = {"experiment", "profile", "seed", "params", "train_seconds", "metrics"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One restored image in plain numbers: psnr in dB, macs of the backbone, ms of wall clock for the restoration.
+
+    size: (H, W) of the input; scale: geometric mean of the axes; beta, active: TADT's intensity and the mean of the
+    decisions, None for a static network; decisions: U values beside their U unit names, empty for a static network.
+    """
+
+    dataset: str
+    label: str
+    image: str
+    protocol: str
+    psnr: float
+    psnr_bicubic: float
+    ssim: float
+    macs: float
+    ms: float
+    beta: float | None
+    active: float | None
+    scale: float
+    size: tuple[int, int]
+    decisions: tuple[float, ...] = ()
+    units: tuple[str, ...] = ()
+    fraction: float = 1.0  # macs over those of the same input with every unit on
+
+    @property
+    def csv(self) -> list[object]:
+        """The line of per_image.csv, in the order of CSV_COLUMNS."""
+        return ["" if (value := getattr(self, column)) is None else value for column in CSV_COLUMNS]
+
+
+def record(evaluation: Evaluation) -> Record:
+    """The plain numbers of one evaluation (batch of one image)."""
+    sample, restoration = evaluation.sample, evaluation.restoration
+    routing = restoration.routing
+    decisions = () if routing is None else tuple(routing.decisions[0].double().tolist())
+    height, width = sample.image.shape[-2:]
+    return Record(
+        dataset=sample.dataset,
+        label=sample.label,
+        image=sample.name,
+        protocol=sample.protocol,
+        psnr=float(evaluation.psnr),
+        psnr_bicubic=float(evaluation.psnr_bicubic),
+        ssim=float(evaluation.ssim),
+        macs=float(restoration.macs[0]),
+        ms=float(evaluation.milliseconds),
+        beta=None if routing is None else float(routing.intensity[0]),
+        active=None if routing is None else fmean(decisions),
+        scale=math.sqrt(sample.scale[0] * sample.scale[1]),
+        size=(height, width),
+        decisions=decisions,
+        units=() if routing is None else routing.units,
+        fraction=float(restoration.macs[0]) / restoration.full_macs if restoration.full_macs else 1.0,
+    )
+
+
+def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by (test set, label): sets in their first order, labels by growing scale."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for item in records:
+        groups.setdefault((item.dataset, item.label), []).append(item)
+    sets = list(dict.fromkeys(dataset for dataset, _ in groups))
+    return dict(sorted(groups.items(), key=lambda group: (sets.index(group[0][0]), group[1][0].scale)))
+
+
+def summary(
+    records: Sequence[Record], experiment: str, profile: str, seed: int, params: int, train_seconds: float
+) -> Summary:
+    """The content of summary.json.
+
+    Args:
+        params: parameters of the restorer.
+        train_seconds: wall clock of training, validation included, over all restarts.
+
+    Raises:
+        UserError: a mean that cannot be (see `check`).
+    """
+    metrics: dict[str, dict[str, object]] = {}
+    for (dataset, label), group in grouped(records).items():
+        protocols = sorted({item.protocol for item in group})
+        if len(protocols) > 1:
+            raise UserError(f"{dataset} {label} mixes the protocols {', '.join(protocols)}: their mean says nothing")
+        metrics.setdefault(dataset, {})[label] = {
+            "psnr": fmean(item.psnr for item in group),
+            "psnr_bicubic": fmean(item.psnr_bicubic for item in group),
+            "ssim": fmean(item.ssim for item in group),
+            "protocol": protocols[0],
+            "macs": fmean(item.macs for item in group),
+            "milliseconds": fmean(item.ms for item in group),
+            "beta": _mean([item.beta for item in group]),
+            "active_fraction": _mean([item.active for item in group]),
+            "macs_fraction": fmean(item.fraction for item in group),
+        }
+    result: Summary = {
+        "experiment": experiment, "profile": profile, "seed": seed, "params": params,
+        "train_seconds": train_seconds, "metrics": metrics,
+    }  # fmt: skip
+    check(result)
+    return result
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def check(result: Summary) -> None:
+    """Refuse numbers that cannot be.
+
+    Raises:
+        UserError: a mean PSNR that is NaN, or finite and outside 5-60 dB; an SSIM outside [-1, 1].
+    """
+    for dataset, label, row in _rows(result):
+        where = f"{result['experiment']}, {dataset} {label}"
+        for key in ("psnr", "psnr_bicubic"):
+            value = float(row[key])
+            if math.isnan(value) or value == -math.inf or (math.isfinite(value) and not 5 <= value <= 60):
+                raise UserError(
+                    f"{where}: {key} {value:.2f} dB cannot be (5-60 dB): is the range [0, 1], has training diverged?"
+                )
+        if not -1 <= float(row["ssim"]) <= 1 + 1e-9:
+            raise UserError(f"{where}: ssim {row['ssim']:.4f} cannot be (it lies in [-1, 1]): look at the metric")
+
+
+def notes(result: Summary) -> list[str]:
+    """Sentences about numbers that may be, but deserve a look: PSNR that rises with scale."""
+    found = []
+    for dataset, rows in result["metrics"].items():
+        labels = list(rows)
+        for smaller, larger in pairwise(labels):
+            low, high = float(rows[smaller]["psnr"]), float(rows[larger]["psnr"])
+            if high > low:
+                found.append(f"note: {dataset}: PSNR rises with scale: {smaller} {low:.2f} dB, {larger} {high:.2f} dB")
+    return found
+
+
+def _rows(result: Summary) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
+    for dataset, rows in result["metrics"].items():
+        for label, row in rows.items():
+            yield dataset, label, row
+
+
+def write_summary(folder: Path, result: Summary) -> None:
+    """Write summary.json and summary.md into a run's folder."""
+    write_json(folder / "summary.json", result)
+    write_text(folder / "summary.md", markdown(result))
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary of a run's folder, checked.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    file = folder / "summary.json"
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if missing := SUMMARY_KEYS - result.keys():
+            raise KeyError(*sorted(missing))
+        check(result)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is not the summary of a run ({reason}): remove it, or test again") from error
+    return dict(result)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, atomically; infinite ones become the string "inf", which float() reads."""
+    write_text(path, json.dumps(_json_safe(value), indent=2, allow_nan=False) + "\n")
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+# ------------------------------------------------------------------------------------------------ one run's table
+
+HEADERS = ("scale", "bicubic", "ours", "gain", "SSIM", "GMACs", "of full", "beta", "active", "ms")
+
+
+def _cells(label: str, row: Mapping[str, Any]) -> list[str]:
+    ours, bicubic = float(row["psnr"]), float(row["psnr_bicubic"])
+    gain = ours - bicubic if ours != bicubic else 0.0  # also where both are infinite
+    beta, active = row["beta"], row["active_fraction"]
+    return [
+        label, f"{bicubic:.2f}", f"{ours:.2f}", f"{gain:+.2f}", f"{row['ssim']:.4f}", f"{row['macs'] / 1e9:.3f}",
+        f"{row.get('macs_fraction', 1.0):.1%}",
+        "-" if beta is None else f"{beta:.3f}", "-" if active is None else f"{active:.0%}",
+        f"{row['milliseconds']:.0f}",
+    ]  # fmt: skip
+
+
+def _title(result: Summary) -> str:
+    seconds = f"{result['train_seconds']:.0f} s of training"
+    return (
+        f"{result['experiment']}, profile {result['profile']}, seed {result['seed']}: "
+        f"{result['params'] / 1e6:.3f} M parameters, {seconds}"
+    )
+
+
+def _protocol(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(row["protocol"] for row in rows.values()))
+
+
+def print_table(result: Summary, console: Console | None = None) -> None:
+    """Print one table a test set, and the notes."""
+    console = console or _console()
+    console.print(f"\n[bold]{_title(result)}[/bold]", highlight=False)
+    for dataset, rows in result["metrics"].items():
+        table = Table(
+            title=f"{dataset} (PSNR in dB, protocol {_protocol(rows)}; MACs of the backbone)", title_justify="left"
+        )
+        for header in HEADERS:
+            table.add_column(header, justify="right", no_wrap=True)
+        for label, row in rows.items():
+            cells = _cells(label, row)
+            colour = "green" if float(row["psnr"]) > float(row["psnr_bicubic"]) else "red"
+            cells[3] = f"[{colour}]{cells[3]}[/{colour}]"
+            table.add_row(*cells)
+        console.print(table)
+    for note in notes(result):
+        console.print(note, highlight=False)
+
+
+def _console() -> Console:
+    """A terminal as wide as it is; a log file, which has room, 200 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def markdown(result: Summary) -> str:
+    """The table as Markdown."""
+    parts = [f"# {_title(result)}\n"]
+    for dataset, rows in result["metrics"].items():
+        parts.append(f"## {dataset} (PSNR in dB, protocol {_protocol(rows)}; MACs of the backbone)\n")
+        parts.append(_markdown_table(HEADERS, [_cells(label, row) for label, row in rows.items()]))
+    parts += [f"{note}\n" for note in notes(result)]
+    return "\n".join(parts)
+
+
+def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---:"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------ many runs
+
+
+def collect(folder: Path) -> list[dict[str, str]]:
+    """One row a run below `folder`: what ran (run ... overrides, params), then dB and GMACs per set and scale.
+
+    Overrides that every run shares are left out.
+
+    Raises:
+        UserError: no folder, no run in it, or a summary.json that cannot be read.
+    """
+    files = sorted(folder.rglob("summary.json"))
+    if not files:
+        raise UserError(f"no summary.json below {folder}: give the folder of finished runs, such as runs/")
+    overrides = [_overrides(file.parent) for file in files]
+    shared = set.intersection(*map(set, overrides)) if len(files) > 1 else set()
+    rows = []
+    for file, changed in zip(files, overrides, strict=True):
+        result = read_summary(file.parent)
+        row = {"run": file.parent.relative_to(folder).as_posix()}
+        row |= {key: str(result[key]) for key in ("experiment", "profile", "seed")}
+        row |= {"overrides": " ".join(item for item in changed if item not in shared and "seed=" not in item)}
+        row |= {"params": f"{result['params'] / 1e6:.3f} M"}
+        for dataset, label, numbers in _rows(result):
+            row[f"{dataset} {label} dB"] = f"{float(numbers['psnr']):.2f}"
+            row[f"{dataset} {label} GMACs"] = f"{numbers['macs'] / 1e9:.3f}"
+        rows.append(row)
+    return rows
+
+
+def _overrides(run: Path) -> list[str]:
+    """The command-line overrides in a run's provenance.json, or none."""
+    file = run / "provenance.json"
+    return list(json.loads(file.read_text(encoding="utf-8"))["overrides"]) if file.is_file() else []
+
+
+def print_collection(folder: Path, console: Console | None = None) -> None:
+    """Write summary_table.md and summary_table.csv over the runs below `folder`, and print the table."""
+    rows = collect(folder)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [[row.get(column, "") for column in columns] for row in rows]
+    write_text(folder / "summary_table.md", _markdown_table(columns, lines))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    write_text(folder / "summary_table.csv", text.getvalue())
+    table = Table(title=f"{len(rows)} runs in {folder} (written to summary_table.md and .csv)", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column.endswith(("dB", "GMACs")) else "left")
+    for row in rows:
+        table.add_row(*(row.get(column, "") for column in columns))
+    (console or _console()).print(table)
+
+
+@clean_exit
+def main() -> None:
+    """Entry point of `python -m dynres.report`."""
+    parser = argparse.ArgumentParser(prog="python -m dynres.report", description="One table over many runs.")
+    parser.add_argument("folder", type=Path, help="a folder with finished runs, at any depth")
+    print_collection(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

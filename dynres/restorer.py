@@ -1,0 +1,193 @@
+"""Restorer = backbone + upsampler: the nn.Module that everybody trains, tests and exports."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynres.backbones.base import Backbone
+from dynres.contracts import Features, Restoration, Routing, Task
+from dynres.layers.sampling import bicubic_at, bicubic_grid
+from dynres.layers.tiling import spans, tiled
+from dynres.upsamplers.base import Upsampler
+
+MAX_SCALE = 30.0
+Watch = Callable[[Iterator[int], int], Iterator[int]]
+
+
+class Restorer(nn.Module):
+    """Images in [0, 1] in, images in [0, 1] out; networks see (x - 0.5) / 0.5, as LIIF's do.
+
+    Args:
+        backbone: image -> features.
+        upsampler: features -> colours.
+        image_skip: the network learns the residual to the bicubic enlargement and begins with it. Off in every paper of
+            the suite; the demo profile turns it on so that minutes of training show.
+
+    Raises:
+        ValueError: if image_skip is on and the upsampler adds the image itself, as LTE does.
+    """
+
+    def __init__(self, backbone: Backbone, upsampler: Upsampler, image_skip: bool = False) -> None:
+        super().__init__()
+        if image_skip and upsampler.adds_image:
+            raise ValueError(f"image_skip=true would add the image twice: {type(upsampler).__name__} adds it already")
+        if image_skip:
+            upsampler.zero_output()
+        self.backbone, self.upsampler, self.image_skip = backbone, upsampler, image_skip
+
+    def query(self, image: Tensor, coords: Tensor, cell: Tensor, task: Task) -> tuple[Tensor, Routing | None]:
+        """Colours of sampled pixels, for training.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            coords: (B, Q, 2) (row, column) in [-1, 1].
+            cell: (B, Q, 2) size of an output pixel, (2/H', 2/W').
+
+        Returns:
+            colours (B, Q, 3), about [0, 1] and not clamped, and the routing behind them.
+        """
+        features = self.backbone(normalise(image), task)
+        colour = self.upsampler.query(features, coords, cell)
+        if self.image_skip:
+            colour = colour + bicubic_at(features.image, coords)
+        return 0.5 * colour + 0.5, features.routing
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        image: Tensor,
+        scale: float | None = None,
+        size: tuple[int, int] | None = None,
+        budget: float | None = None,
+        tile: int | None = None,
+        seed: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Restoration:
+        """Restore whole images: the one inference entry of the suite.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            scale: upscaling factor in [1, 30]; the output is round(H * scale) x round(W * scale). Give it or `size`.
+            size: (H', W') of the output.
+            budget: fraction in (0, 1] of the backbone's full MACs; None lets the network decide.
+            tile: side in input pixels of the tiles that the backbone sees, to bound memory; None: the whole image.
+                Decisions are taken once, from the whole image.
+            seed: (B,) int64 that fixes the random gates of each image.
+            watch: wraps the iteration over tiles, for a progress bar.
+
+        Raises:
+            ValueError: on a scale, size, budget or tile out of range; the message gives it.
+        """
+        height, width = image.shape[-2:]
+        size = output_size((height, width), scale, size)
+        check_budget(budget)
+        factor = math.sqrt(size[0] * size[1] / (height * width))
+        task = Task(torch.full((len(image),), factor, device=image.device), budget, seed)
+        normal = normalise(image)
+        if tile is not None and max(height, width) > tile:
+            features = self._extract_tiled(normal, task, tile, watch)
+        else:
+            features = self.backbone(normal, task)
+        colour = self.upsampler.decode(features, size)
+        if self.image_skip:
+            colour = colour.add_(bicubic_grid(normal, size))
+        out = colour.mul_(0.5).add_(0.5).clamp_(0, 1)
+        macs = self._spent(features.routing, len(image), (height, width), tile)
+        full = self.backbone.cost(height, width).full
+        if budget is not None and bool((macs > budget * full * (1 + 1e-9)).any()):
+            floor = features.routing is None or not features.routing.decisions.any()
+            cause = "the least this network can at this size" if floor else "tiles overlap: larger ones cost less"
+            warnings.warn(
+                f"a budget of {budget:g} cannot be met: {macs.max().item() / full:.3f} of the full compute was spent, "
+                f"{cause}",
+                stacklevel=2,
+            )
+        return Restoration(out, features.routing, macs, full)
+
+    def _extract_tiled(self, image: Tensor, task: Task, tile: int, watch: Watch | None) -> Features:
+        plan = tile_plan(self.backbone, tile)
+        routing = self.backbone.route(image, task)
+        decided = Task(task.scale, task.budget, task.seed, routing)
+
+        def extract(part: Tensor) -> Tensor:
+            return self.backbone(part, decided).map
+
+        return Features(tiled(extract, image, *plan, watch), image, routing)
+
+    def _spent(self, routing: Routing | None, batch: int, size: tuple[int, int], tile: int | None) -> Tensor:
+        """(B,) MACs of the backbone for images of size (H, W), tiles and their overlaps included."""
+        sizes = [size]
+        if tile is not None and max(size) > tile:
+            sizes = tile_sizes(*size, tile_plan(self.backbone, tile))
+        costs = [self.backbone.cost(*part) for part in sizes]
+        fixed = torch.tensor(float(sum(cost.fixed for cost in costs)), dtype=torch.float64)
+        if routing is None:
+            return fixed.repeat(batch)
+        units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
+        return fixed + routing.decisions.cpu().double() @ units
+
+
+def normalise(image: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1]."""
+    return (image - 0.5) / 0.5
+
+
+class TilePlan(NamedTuple):
+    """How a backbone's tiles are cut, in input pixels; see `dynres.layers.tiling.tiled`."""
+
+    tile: int
+    overlap: int
+    margin: int
+    multiple: int
+
+
+BLEND = 8  # pixels over which neighbouring tiles are faded into each other
+
+
+def tile_plan(backbone: Backbone, tile: int) -> TilePlan:
+    """The plan for tiles of at most `tile` pixels a side: a multiple of what the backbone would pad to.
+
+    Raises:
+        ValueError: if the tile leaves no room beside its overlap; the message gives the smallest that does.
+    """
+    multiple, margin = backbone.size_multiple, backbone.halo
+    overlap = 2 * margin + BLEND
+    least = -(-(overlap + multiple) // multiple) * multiple
+    if tile < least:
+        raise ValueError(f"tile must be at least {least} pixels for this backbone, got {tile}")
+    return TilePlan(tile // multiple * multiple, overlap, margin, multiple)
+
+
+def tile_sizes(height: int, width: int, plan: TilePlan) -> list[tuple[int, int]]:
+    """(height, width) of every tile that `tiled` evaluates."""
+    rows, columns = (spans(side, plan.tile, plan.overlap, plan.multiple) for side in (height, width))
+    return [(b - a, d - c) for a, b in rows for c, d in columns]
+
+
+def output_size(image: tuple[int, int], scale: float | None, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(H', W') from exactly one of a scale and a size; refuses scales outside [1, 30], also by axis."""
+    if (scale is None) == (size is None):
+        raise ValueError(f"give either a scale or a size, got scale={scale} and size={size}")
+    if scale is not None:
+        if not 1 <= scale <= MAX_SCALE:  # also refuses NaN
+            raise ValueError(f"scale must be between 1 and {MAX_SCALE:g}, got {scale}")
+        return round(image[0] * scale), round(image[1] * scale)
+    assert size is not None
+    for have, want, side in zip(image, size, ("height", "width"), strict=True):
+        if not have <= want <= have * MAX_SCALE:
+            raise ValueError(
+                f"output {side} must be between {have} (x1) and {int(have * MAX_SCALE)} (x{MAX_SCALE:g}), got {want}"
+            )
+    return size
+
+
+def check_budget(budget: float | None) -> None:
+    """Refuse a budget outside (0, 1]."""
+    if budget is not None and not 0 < budget <= 1:
+        raise ValueError(f"budget must be in (0, 1], got {budget}: 0.6 means 60 % of the full compute")

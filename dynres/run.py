@@ -1,0 +1,301 @@
+"""python -m dynres.run +experiment=tadt_liif: compose, check, build, then fit | validate | test | predict."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from dynres.build import build_restorer, configuration_errors, make, network_description, plain
+from dynres.callbacks.checkpoints import SelfDescription
+from dynres.callbacks.loggers import build_loggers, finish
+from dynres.callbacks.predictions import Predictions
+from dynres.checkpoint_io import SafeCheckpointIO
+from dynres.checks import check
+from dynres.cost.counter import count_parameters
+from dynres.errors import UserError, clean_exit
+from dynres.files import write_text
+from dynres.folders import register_resolvers, unfinished
+from dynres.interop.weights import load_weights
+from dynres.methods.base import Inference, RestorationTraining
+from dynres.paths import conf_dir
+from dynres.provenance import provenance
+from dynres.restorer import tile_plan
+
+# Options that may differ between a run and its continuation.
+_FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
+
+
+def run(cfg: DictConfig) -> float:
+    """One run of a resolved command; returns the mean PSNR in dB over test sets and scales (what sweeps maximise)."""
+    hydra_cfg = HydraConfig.get()
+    folder, choices = Path(hydra_cfg.runtime.output_dir), dict(hydra_cfg.runtime.choices)
+    cfg.experiment_name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
+    try:
+        check(cfg, choices)
+        _one_folder(list(hydra_cfg.overrides.hydra))
+        resumed = _last_checkpoint(cfg, folder)
+        data = make(cfg.data, "data")
+        data.check(None if cfg.mode == "fit" else "validate" if cfg.mode == "validate" else "test")
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        method = build_method(cfg)
+        callbacks = _callbacks(cfg)
+        trainer = _trainer(cfg, folder, callbacks) if cfg.mode == "fit" else None
+        alone = _alone(cfg, folder, callbacks)
+        loggers = build_loggers(plain(cfg.logger), folder, cfg.experiment_name, plain(cfg))
+    except UserError:
+        _leave_nothing(folder, Path(cfg.out))
+        raise
+    _announce(cfg, folder, method, resumed)
+    _record(cfg, folder, list(hydra_cfg.overrides.task))
+    failed = True
+    try:
+        if trainer is not None:
+            trainer.loggers = loggers
+            with _stopping(f"the same command with resume=auto continues from {folder}"):
+                trainer.fit(method, datamodule=data, ckpt_path=resumed, weights_only=True)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return 0.0  # the first process alone measures
+        alone.loggers = loggers
+        with _stopping("resume=auto goes on to the test" if trainer is not None else f"{folder} is incomplete"):
+            (alone.validate if cfg.mode == "validate" else alone.test)(method, datamodule=data, verbose=False)
+        failed = False
+    finally:
+        finish(loggers, failed)
+    print(f"results: {folder}")
+    if cfg.profile_name != "paper":
+        print(f"this was profile={cfg.profile_name}; the paper's: profile=paper data=div2k data.root=/path/to/DIV2K")
+    return mean_psnr(folder)
+
+
+def build_method(cfg: DictConfig) -> RestorationTraining:
+    """The LightningModule of a configuration, its network loaded with `ckpt` when one is given."""
+    network = network_description(cfg)
+    restorer = build_restorer(network)
+    if cfg.ckpt is not None:
+        load_weights(restorer, Path(cfg.ckpt), network)
+    inference = Inference(**plain(cfg.inference))
+    if inference.tile is not None:
+        try:
+            tile_plan(restorer.backbone, inference.tile)
+        except ValueError as error:
+            raise UserError(f"inference.{error}") from error
+    return make(cfg.method, "method", restorer=restorer, inference=inference, seed=cfg.seed)
+
+
+def _callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """What watches training and test."""
+    description = {
+        "format": 1,
+        "network": network_description(cfg),
+        "experiment": cfg.experiment_name,
+        "profile": cfg.profile_name,
+        "seed": cfg.seed,
+        "task": plain(cfg.task),
+        "versions": provenance()["versions"],
+    }
+    callbacks = [make(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items()]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    callbacks.append(SelfDescription(description))
+    if cfg.mode == "predict":
+        callbacks.append(Predictions())
+    return callbacks
+
+
+def _trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """The trainer of mode=fit."""
+    with _refusals("trainer or strategy"):
+        strategy = cfg.strategy.strategy
+        return pl.Trainer(
+            **plain(cfg.trainer) | {"profiler": _profiler(cfg.trainer.get("profiler"), folder)},
+            **{key: value for key, value in plain(cfg.strategy).items() if key != "strategy"},
+            strategy=make(strategy, "strategy.strategy") if OmegaConf.is_dict(strategy) else strategy,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            use_distributed_sampler=False,
+            **_common(folder, callbacks),
+        )
+
+
+def _profiler(name: str | None, folder: Path) -> Profiler | None:
+    """trainer.profiler, writing its table into the run's folder (fit-profile.txt)."""
+    known = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if name is None:
+        return None
+    if name not in known:
+        raise UserError(f"trainer.profiler must be one of {', '.join(known)}, got {name}")
+    return known[name](dirpath=folder, filename="profile")
+
+
+def _alone(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """A trainer for validation and test: one process, one device, whatever trained and whoever started it."""
+    with _refusals("trainer or strategy"):
+        common = _common(folder, callbacks)
+        return pl.Trainer(
+            accelerator=cfg.strategy.accelerator,
+            devices=1,
+            precision=cfg.trainer.precision,
+            enable_progress_bar=cfg.trainer.enable_progress_bar,
+            inference_mode=True,
+            **{**common, "plugins": [*common["plugins"], LightningEnvironment()]},
+        )
+
+
+def _common(folder: Path, callbacks: list[pl.Callback]) -> dict[str, Any]:
+    return {
+        "default_root_dir": folder,
+        "plugins": [SafeCheckpointIO()],
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "callbacks": callbacks,
+        "logger": False,  # loggers open files: they are added once nothing more can be refused
+    }
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Lightning's complaints about its arguments as one line."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+@contextmanager
+def _stopping(advice: str) -> Iterator[None]:
+    """SIGTERM ends the command with exit code 143, Ctrl-C with 130, after what Lightning does on them."""
+    try:
+        yield
+    except SIGTERMException:
+        print(f"stopped by SIGTERM; {advice}", file=sys.stderr)
+        sys.exit(143)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        print(f"interrupted; {advice}", file=sys.stderr)
+        raise SystemExit(130) from error
+
+
+def _one_folder(overrides: list[str]) -> None:
+    """Processes that torchrun or SLURM started name their folders each on its own: the name must be given."""
+    processes = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    if processes > 1 and not any(override.startswith("hydra.run.dir=") for override in overrides):
+        raise UserError(f"{processes} processes were started together and need one folder: add hydra.run.dir=runs/NAME")
+
+
+def _leave_nothing(folder: Path, out: Path) -> None:
+    """Nothing ran: remove the empty folders that Hydra made for it."""
+    above = [path.resolve() for path in (folder, *folder.parents)]
+    last = above.index(out.resolve()) if out.resolve() in above else 0
+    with suppress(OSError):  # one that is not empty, or gone
+        for empty in above[: last + 1]:
+            empty.rmdir()
+
+
+def _last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
+    """The checkpoint to continue from, its run checked to be the same; None to start anew."""
+    if cfg.resume != "auto":
+        return None
+    if not unfinished(folder):
+        print("resume=auto: no unfinished run of this command, starting a new one")
+        return None
+    before, now = (_comparable(c) for c in (OmegaConf.load(folder / "config.yaml"), cfg))
+    if before != now:
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        raise UserError(
+            f"{folder} was started with other values of {', '.join(changed)}: set them back to resume it, "
+            f"or leave out resume=auto to start a new run"
+        )
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def _comparable(cfg: Any) -> dict[str, Any]:
+    """Dotted key -> value, without what may change on resuming."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, path: str) -> None:
+        if any(path == free or path.startswith(f"{free}.") for free in _FREE_ON_RESUME):
+            return
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            flat[path] = node
+
+    walk(plain(cfg), "")
+    return flat
+
+
+def _first_process() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+@rank_zero_only
+def _announce(cfg: DictConfig, folder: Path, method: RestorationTraining, resumed: Path | None) -> None:
+    parameters = count_parameters(method.restorer)
+    about = f"profile={cfg.profile_name}, mode={cfg.mode}, seed={cfg.seed}"
+    print(f"{cfg.experiment_name}, {about}: {parameters:,} parameters")
+    print(f"writing to {folder}" + (f", continuing from {resumed.name}" if resumed else ""))
+
+
+@rank_zero_only
+def _record(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """The resolved configuration and where the code came from, beside every result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(folder / "provenance.json", json.dumps(provenance() | {"overrides": overrides}, indent=2) + "\n")
+
+
+def mean_psnr(folder: Path) -> float:
+    """Mean over test sets and scales of a finished run, in dB."""
+    metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    return fmean(float(row["psnr"]) for rows in metrics.values() for row in rows.values())
+
+
+def _job(cfg: DictConfig) -> float | None:
+    """`run` as Hydra calls it. A mistake ends a single run here, before Hydra adds its own lines; a sweep goes on."""
+    if HydraConfig.get().mode == RunMode.RUN:
+        return clean_exit(_explained)(cfg)
+    return _explained(cfg)
+
+
+def _explained(cfg: DictConfig) -> float:
+    with configuration_errors():
+        return run(cfg)
+
+
+@clean_exit
+def main() -> None:
+    """The command line; configuration mistakes are one line and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about its own defaults
+    register_resolvers()
+    with configuration_errors():
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""python -m dynres.upscale IMAGE_OR_FOLDER --scale 3.7 -o OUT: enlarge any image with a trained network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dynres.data.images import find_images, read_rgba, write_png
+from dynres.data.resize import resize
+from dynres.errors import UserError, clean_exit
+from dynres.interop.weights import load_restorer
+from dynres.restorer import Restorer, check_budget, output_size, tile_plan
+
+DEFAULT_TILE = 480  # about 2 GB for the largest network of the suite
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with every value checked that can be checked without an image."""
+    parser = argparse.ArgumentParser(prog="python -m dynres.upscale", description=__doc__)
+    parser.add_argument("input", type=Path, help="an image, or a folder of images (searched recursively)")
+    parser.add_argument("--scale", type=float, help="upscaling factor from 1 to 30, such as 3.7")
+    parser.add_argument("--size", help="output size WIDTHxHEIGHT instead of a scale")
+    parser.add_argument("--ckpt", type=Path, help="a checkpoint of a run; default: the newest finished run under runs/")
+    parser.add_argument(
+        "--budget", type=float, help="fraction (0, 1] of the full compute; default: the network decides"
+    )
+    parser.add_argument("--tile", type=int, default=DEFAULT_TILE, help="side of the tiles in input pixels, 0 for none")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the network's random gates")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="output PNG, or a folder")
+    options = parser.parse_args(arguments)
+    options.size = _size(options.size)
+    if (options.scale is None) == (options.size is None):
+        raise UserError("give either --scale, such as --scale 3.7, or --size WIDTHxHEIGHT")
+    try:
+        if options.scale is not None:
+            output_size((1, 1), options.scale, None)
+        check_budget(options.budget)
+        torch.device(options.device)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    return options
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT -> (height, width)."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise UserError(f"--size takes WIDTHxHEIGHT in pixels, such as 3840x2160, got {text}")
+    return int(height), int(width)
+
+
+def newest_checkpoint(runs: Path = Path("runs")) -> Path:
+    """last.ckpt of the run under `runs` that finished last."""
+    finished = [path for path in runs.rglob("checkpoints/last.ckpt") if (path.parent.parent / "summary.json").is_file()]
+    if not finished:
+        raise UserError(f"no finished run under {runs}/: train one with `make demo`, or give --ckpt PATH")
+    return max(finished, key=lambda path: path.stat().st_mtime)
+
+
+def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progress: Progress) -> tuple[str, Path]:
+    """Restore one image and write it; alpha is carried, enlarged by bicubic. Returns a line about it, and the file."""
+    rgb, alpha = read_rgba(path)
+    try:
+        size = output_size((rgb.shape[0], rgb.shape[1]), options.scale, options.size)
+        tile = options.tile if options.tile and max(rgb.shape[:2]) > options.tile else None
+        if tile is not None:
+            tile_plan(restorer.backbone, tile)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    image = torch.from_numpy(rgb).to(options.device).permute(2, 0, 1)[None].float() / 255
+    seed = torch.tensor([options.seed], device=options.device)
+
+    def watch(tiles: Iterator[int], count: int) -> Iterator[int]:
+        task = progress.add_task(f"{path.name} (tiles)", total=count)
+        for index in tiles:
+            yield index
+            progress.advance(task)
+        progress.remove_task(task)
+
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as said:
+        result = restorer.restore(image, size=size, budget=options.budget, tile=tile, seed=seed, watch=watch)
+    for note in said:
+        progress.console.print(f"note: {note.message}", highlight=False, soft_wrap=True)
+    target = _target(path, options)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_png(
+        target, _pixels(result.image), None if alpha is None else resize(alpha[..., None], size, "matlab")[..., 0]
+    )
+    line = (
+        f"{path.name}: {rgb.shape[1]}x{rgb.shape[0]} -> {size[1]}x{size[0]}, {result.macs.item() / 1e9:.2f} GMACs, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    if result.routing is not None:
+        line += f", {result.routing.decisions.mean().item():.0%} of the branches"
+    return line, target
+
+
+def _pixels(image: Tensor):  # type: ignore[no-untyped-def]  # numpy uint8 (H, W, 3)
+    return image[0].mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _target(path: Path, options: argparse.Namespace) -> Path:
+    if options.out.suffix.lower() == ".png" and not options.input.is_dir():
+        return options.out
+    kind = f"x{options.scale:g}" if options.scale is not None else f"{options.size[1]}x{options.size[0]}"
+    below = path.relative_to(options.input).parent if options.input.is_dir() else Path()
+    return options.out / below / f"{path.stem}_{kind}.png"
+
+
+@clean_exit
+def main() -> None:
+    """The command line. An image that cannot be read is named and the others are still done; exit code 2 then."""
+    options = parse()
+    if options.input.is_dir() and options.out.suffix:
+        raise UserError(f"-o {options.out} must be a folder when the input is one")
+    images = find_images(options.input) if options.input.is_dir() else [options.input]
+    checkpoint = options.ckpt or newest_checkpoint()
+    console = Console(stderr=True)
+    restorer = load_restorer(checkpoint).to(options.device)
+    console.print(f"network: {checkpoint}", highlight=False, soft_wrap=True)
+    failed = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with bars as progress:
+        every = progress.add_task("images", total=len(images))
+        for path in images:
+            try:
+                line, target = enlarge(restorer, path, options, progress)
+                console.print(f"{line}: {target}", highlight=False, soft_wrap=True)
+            except UserError as error:
+                failed += 1
+                console.print(f"error: {error}", highlight=False, soft_wrap=True)
+            progress.advance(every)
+    if failed:
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
