@@ -1,0 +1,116 @@
+"""A run that stops anywhere and is started again ends with the weights of one that never stopped."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynres import checkpoint_io
+from dynres.files import atomic_file
+
+from .conftest import Ended, start, typed, wait
+
+LONG = ["trainer.max_steps=40", "trainer.val_check_interval=20", "callbacks.checkpoints.every=2"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    worst = max(float((first[key] - second[key]).abs().max()) for key in first)
+    assert worst == 0, f"weights differ by up to {worst:g}"
+
+
+def schedule(folder: Path) -> list[tuple[int, float, float]]:
+    """(step, learning rate, loss) of metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["train/loss"]]
+    return [(int(line["step"]), float(line["lr"]), float(line["train/loss"])) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended = typed("+experiment=tadt_liif", *tiny, *LONG, f"out={tmp_path_factory.mktemp('whole')}")
+    assert ended.code == 0, ended.err
+    return ended
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_ends_like_an_uninterrupted_one(
+    number: signal.Signals, code: int, here: Path, tiny: list[str], uninterrupted: Ended
+) -> None:
+    command = ["+experiment=tadt_liif", *tiny, *LONG]
+    folder = here / "runs" / "tadt_liif" / uninterrupted.folder.name
+    process = start(command, here)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    stopped = wait(process)
+    assert stopped.code == code, stopped.err
+    assert "Traceback" not in stopped.err, stopped.err
+    if number is not signal.SIGKILL:
+        assert "resume=auto" in stopped.err
+    step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 40 and not (folder / "summary.json").exists(), f"stopped at step {step}"
+
+    resumed = typed(*command, "resume=auto")
+    assert resumed.code == 0, resumed.err
+    assert resumed.folder == folder and "continuing from last.ckpt" in resumed.out
+    lost = set(schedule(uninterrupted.folder)) ^ set(schedule(folder))
+    # The line of a step is written after its checkpoint: a stop between the two loses that line, and nothing else.
+    assert len(lost) <= (number is not signal.SIGTERM), f"lines of metrics.csv that differ: {sorted(lost)}"
+    assert all(line[0] == step - 1 for line in lost)
+    assert_same_weights(folder, uninterrupted.folder)
+
+
+def test_resuming_with_a_changed_option_is_refused_by_name(here: Path, tiny: list[str], trained: Ended) -> None:
+    shutil.copytree(trained.folder, here / "begun")
+    (here / "begun" / "summary.json").unlink()
+    command = ["+experiment=tadt_liif", *tiny, "data.test_scales=[2,3]", f"hydra.run.dir={here}/begun", "resume=auto"]
+    ended = typed(*command, "method.learning_rate=0.5", "callbacks.panels.crop=32")
+    assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1, ended.err
+    assert "callbacks.panels.crop, method.learning_rate" in ended.err
+    assert (here / "begun" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    here: Path, tiny: list[str], trained: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    @contextmanager
+    def filling(path: Path) -> Iterator[Path]:
+        with atomic_file(path) as temporary:
+            yield temporary
+            written.append(path.name)
+            if len(written) > 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ["+experiment=tadt_liif", *tiny, "data.test_scales=[2,3]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_io, "atomic_file", filling)
+        failed = typed(*command)
+    assert failed.code == 2 and failed.err.strip().splitlines()[-1].startswith("error: checkpoint"), failed.err
+    assert "Traceback" not in failed.err and "No space left on device" in failed.err
+    kept = torch.load(failed.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2, f"last.ckpt of step {kept['global_step']}; written: {written}"
+    resumed = typed(*command, "resume=auto")
+    assert resumed.code == 0 and resumed.folder == failed.folder, resumed.err
+    assert_same_weights(resumed.folder, trained.folder)
+
+
+def test_resume_without_an_unfinished_run_starts_one(here: Path, tiny: list[str]) -> None:
+    ended = typed("+experiment=tadt_liif", *tiny, "resume=auto", "trainer.max_steps=3")
+    assert ended.code == 0 and "no unfinished run" in ended.out, ended.err

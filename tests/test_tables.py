@@ -1,0 +1,114 @@
+"""python -m dynres.tables: our numbers beside the published ones, and nothing that was not measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynres.tables import __main__ as tables
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "experiments" / "tadt" / "published.yaml"
+
+
+@pytest.fixture(scope="module")
+def table3() -> dict[str, Any]:
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["table3"]
+
+
+def finish(
+    runs: Path, experiment: str, psnr: float, profile: str = "paper", name: str = "run", dataset: str = "DIV2K"
+) -> Path:
+    path = runs / experiment / name / "summary.json"
+    path.parent.mkdir(parents=True)
+    content = {"experiment": experiment, "profile": profile, "metrics": {dataset: {"x2": {"psnr": psnr}}}}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, runs: Path, published: Path = PUBLISHED) -> str:
+    monkeypatch.setattr(sys, "argv", ["dynres.tables", "--published", str(published), "--runs", str(runs)])
+    tables.main()
+    return (runs / "tables" / "tadt.md").read_text(encoding="utf-8")
+
+
+def row(text: str, *first: str) -> list[str]:
+    """The cells of the one line of a Markdown table that begins with these."""
+    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    (found,) = [cells for cells in rows if tuple(cells[: len(first)]) == first and len(cells) > len(first)]
+    return found
+
+
+def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[str, Any]) -> None:
+    (ours,) = [cells for cells in tables.cost_rows(table3, {"mstb"}) if cells[0] == "mstb"]
+    assert ours[:6] == ["mstb", "9.17", "7454.65", "3407.59", "1952.41", "9.17"]
+    for cell in ours[6:]:
+        found = re.fullmatch(r"(\d+\.\d\d) \(([+-]\d+\.\d\d)%\)", cell)
+        assert found is not None, cell
+        assert abs(float(found[2])) < 0.5, f"{cell}: more than half a per cent off"
+
+
+def test_networks_that_are_not_built_yet_are_dashes(table3: dict[str, Any]) -> None:
+    rows = {cells[0]: cells for cells in tables.cost_rows(table3, set())}
+    assert list(rows) == list(table3["rows"])
+    assert all(cells[5:] == ["-"] * 4 for cells in rows.values())
+    assert rows["nlsa"][2] == "-", "what the paper does not give"
+
+
+def test_the_command_writes_both_tables_and_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished profile=paper run appears in its cell; smaller profiles and other test sets do not."""
+    finish(tmp_path, "tadt_liif", 35.1234)
+    finish(tmp_path, "baseline_liif", 33.0, profile="demo")
+    finish(tmp_path, "edsr_baseline_lte", 34.0, dataset="Set5")
+    text = command(monkeypatch, tmp_path)
+    assert row(text, "liif", "tadt")[2] == "35.28 / 35.12"
+    assert row(text, "liif", "tadt")[3] == "31.55 / -"
+    assert row(text, "liif", "mstb")[2] == "35.24 / -"
+    assert row(text, "lte", "edsr_baseline")[2] == "34.72 / -"
+    assert row(text, "mstb")[6].startswith("74")
+    assert str(tmp_path / "tables" / "tadt.md") in capsys.readouterr().out
+
+
+def test_the_printed_table_hides_no_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, tmp_path)
+    printed = capsys.readouterr().out
+    for number in ("7454.65", "3407.59", "1952.41", "15567.48", "edsr_baseline"):
+        assert number in printed, f"{number} is cut off"
+    assert "…" not in printed
+
+
+def test_the_newest_run_of_an_experiment_counts_whatever_its_name(tmp_path: Path) -> None:
+    finish(tmp_path, "tadt_liif", 36.0, name="a")
+    old = finish(tmp_path, "tadt_liif", 35.0, name="b")
+    os.utime(old, (1, 1))
+    assert tables.finished(tmp_path)[("tadt_liif", "DIV2K")]["x2"]["psnr"] == 36.0
+
+
+def test_every_mstb_and_tadt_cell_of_table_1_has_an_experiment() -> None:
+    """The names under which runs are looked up exist in conf/experiment."""
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["table1"]["psnr"]
+    known = {path.stem for path in (PUBLISHED.parents[2] / "conf" / "experiment").glob("*.yaml")}
+    ours = {"mstb": "baseline", "tadt": "tadt", "edsr_baseline": "edsr_baseline"}
+    for upsampler, backbones in published.items():
+        for backbone in backbones.keys() & ours.keys():
+            assert f"{ours[backbone]}_{upsampler}" in known
+
+
+def test_missing_published_numbers_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, tmp_path, tmp_path / "none.yaml")
+    assert stopped.value.code == 2
+    assert "none.yaml does not exist: run from a clone" in capsys.readouterr().err
