@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,7 +22,7 @@ from dynres.backbones.base import Backbone
 from dynres.errors import UserError
 from dynres.folders import register_resolvers
 from dynres.paths import conf_dir
-from dynres.restorer import Restorer
+from dynres.restorer import Pixels, Restorer
 from dynres.upsamplers.base import Upsampler
 
 # A checkpoint names its own classes; nothing outside these packages is ever called because a file says so.
@@ -34,11 +35,12 @@ def plain(node: Any) -> Any:
 
 
 def network_description(cfg: DictConfig) -> dict[str, Any]:
-    """What rebuilds the network: {"backbone", "upsampler", "image_skip"} in plain types."""
+    """What rebuilds the network: {"backbone", "upsampler", "image_skip", "pixels"} in plain types."""
     return {
         "backbone": plain(cfg.backbone),
         "upsampler": plain(cfg.upsampler),
         "image_skip": bool(cfg.image_skip),
+        "pixels": plain(cfg.pixels),
     }
 
 
@@ -59,9 +61,22 @@ def build_restorer(network: Mapping[str, Any]) -> Restorer:
     if not isinstance(upsampler, Upsampler):
         raise UserError(f"upsampler._target_ {network['upsampler']['_target_']} is not an upsampler")
     try:
-        return Restorer(backbone, upsampler, image_skip=bool(network["image_skip"]))
+        return Restorer(backbone, upsampler, bool(network["image_skip"]), _pixels(network.get("pixels") or {}))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _pixels(options: Mapping[str, Any]) -> Pixels:
+    known = [field.name for field in fields(Pixels)]
+    if strangers := [key for key in options if key not in known]:
+        raise UserError(unknown(f"pixels.{strangers[0]}", strangers[0], known))
+    mean, factor = options.get("mean", Pixels.mean), options.get("factor", Pixels.factor)
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise UserError(f"pixels.factor must be a number above 0, got {factor}")
+    means = mean if isinstance(mean, list | tuple) else [mean]
+    if any(not isinstance(value, int | float) for value in means):
+        raise UserError(f"pixels.mean must be a number, or one for each channel, got {mean}")
+    return Pixels(tuple(mean) if isinstance(mean, list | tuple) else mean, factor)
 
 
 def make(node: Any, where: str, **extra: Any) -> Any:

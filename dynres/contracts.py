@@ -39,12 +39,14 @@ class Task:
         budget: fraction in (0, 1] of the backbone's full MACs, or None to let the network decide.
         seed: (B,) int64 that alone fixes the random gates of each sample, or None for all zeros.
         routing: decisions already made (for a tile of a routed image), or None to decide from the image.
+        noise: (B,) standard deviation of the noise where pixels are in [0, 1] (sigma / 255), or None if unknown.
     """
 
     scale: Tensor | None = None
     budget: float | None = None
     seed: Tensor | None = None
     routing: Routing | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,20 @@ class Features:
     """What a backbone gives an upsampler.
 
     Attributes:
-        map: (B, C, H, W) features, same height and width as the image.
-        image: (B, 3, H, W) the normalised input the features came from (LTE adds its bilinear enlargement).
+        map: (B, C, H, W) features. A windowed network may leave its padding at the bottom and right, for heads that
+            convolve them, as its authors do; `cropped` is without.
+        image: (B, c, H, W) the normalised input the features came from (LTE adds its bilinear enlargement).
         routing: the decisions behind the map, or None for a static network.
     """
 
     map: Tensor
     image: Tensor
     routing: Routing | None = None
+
+    @property
+    def cropped(self) -> Tensor:
+        """(B, C, H, W) features of the image's own height and width."""
+        return self.map[..., : self.image.shape[-2], : self.image.shape[-1]]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Restoration, Routing, Task
+from dynres.layers.colour import rgb, ycbcr
 from dynres.layers.sampling import bicubic_at, bicubic_grid
 from dynres.layers.tiling import spans, tiled
 from dynres.upsamplers.base import Upsampler
@@ -20,26 +22,64 @@ MAX_SCALE = 30.0
 Watch = Callable[[Iterator[int], int], Iterator[int]]
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """What a network sees of an image x in [0, 1]: (x - mean) * factor. The default is LIIF's [-1, 1].
+
+    Attributes:
+        mean: one number, or one a channel (DIV2K's mean colour in the classical networks).
+        factor: 2 for [-1, 1]; 255 for networks trained on 8-bit values.
+    """
+
+    mean: float | tuple[float, ...] = 0.5
+    factor: float = 2.0
+
+    def normal(self, image: Tensor) -> Tensor:
+        """(B, c, H, W) in [0, 1] -> what the network sees."""
+        return (image - self._mean(image, 1)) * self.factor
+
+    def colours(self, normal: Tensor, dim: int) -> Tensor:
+        """The way back, for colours along an axis."""
+        return normal * (1 / self.factor) + self._mean(normal, dim)
+
+    def _mean(self, like: Tensor, dim: int) -> Tensor:
+        mean = torch.as_tensor(self.mean, dtype=like.dtype, device=like.device).reshape(-1)
+        return mean.view([-1 if axis == dim % like.ndim else 1 for axis in range(like.ndim)])
+
+
 class Restorer(nn.Module):
-    """Images in [0, 1] in, images in [0, 1] out; networks see (x - 0.5) / 0.5, as LIIF's do.
+    """Images in [0, 1] in, images in [0, 1] out.
+
+    A gray network restores the luma (BT.601, studio range) of a colour image and enlarges its chroma bicubically. A
+    network of `same_size` that is asked for a scale works on the bicubic enlargement (SRCNN, VDSR).
 
     Args:
         backbone: image -> features.
         upsampler: features -> colours.
         image_skip: the network learns the residual to the bicubic enlargement and begins with it. Off in every paper of
             the suite; the demo profile turns it on so that minutes of training show.
+        pixels: the range in which the network sees an image and gives colours.
 
     Raises:
-        ValueError: if image_skip is on and the upsampler adds the image itself, as LTE does.
+        ValueError: if image_skip is on and the upsampler adds the image itself, as LTE does; or if backbone and
+            upsampler work on different numbers of channels.
     """
 
-    def __init__(self, backbone: Backbone, upsampler: Upsampler, image_skip: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, upsampler: Upsampler, image_skip: bool = False, pixels: Pixels | None = None
+    ) -> None:
         super().__init__()
         if image_skip and upsampler.adds_image:
             raise ValueError(f"image_skip=true would add the image twice: {type(upsampler).__name__} adds it already")
+        if backbone.image_channels != upsampler.image_channels:
+            raise ValueError(
+                f"the backbone reads images of {backbone.image_channels} channels and the upsampler makes "
+                f"{upsampler.image_channels}: set image_channels of both to 3 (colour) or 1 (gray)"
+            )
         if image_skip:
             upsampler.zero_output()
         self.backbone, self.upsampler, self.image_skip = backbone, upsampler, image_skip
+        self.pixels = pixels or Pixels()
 
     def query(self, image: Tensor, coords: Tensor, cell: Tensor, task: Task) -> tuple[Tensor, Routing | None]:
         """Colours of sampled pixels, for training.
@@ -50,13 +90,24 @@ class Restorer(nn.Module):
             cell: (B, Q, 2) size of an output pixel, (2/H', 2/W').
 
         Returns:
-            colours (B, Q, 3), about [0, 1] and not clamped, and the routing behind them.
+            colours (B, Q, c), about [0, 1] and not clamped, and the routing behind them; compare with `seen(target)`.
         """
-        features = self.backbone(normalise(image), task)
+        image = self.seen(image, 1)
+        if self.upsampler.same_size:
+            image = bicubic_grid(image, _one_size(cell))
+        features = self.backbone(self.pixels.normal(image), task)
         colour = self.upsampler.query(features, coords, cell)
         if self.image_skip:
             colour = colour + bicubic_at(features.image, coords)
-        return 0.5 * colour + 0.5, features.routing
+        return self.pixels.colours(colour, -1), features.routing
+
+    def seen(self, colours: Tensor, dim: int = -1) -> Tensor:
+        """The channels that the network works on, of colours along an axis: all, or the luma for a gray network."""
+        if colours.shape[dim] == self.backbone.image_channels:
+            return colours
+        if self.backbone.image_channels == 3:
+            raise ValueError("a colour network needs an image of 3 channels: repeat the gray one")
+        return ycbcr(colours, dim).narrow(dim, 0, 1)
 
     @torch.inference_mode()
     def restore(
@@ -68,36 +119,49 @@ class Restorer(nn.Module):
         tile: int | None = None,
         seed: Tensor | None = None,
         watch: Watch | None = None,
+        noise: float | None = None,
     ) -> Restoration:
         """Restore whole images: the one inference entry of the suite.
 
         Args:
-            image: (B, 3, H, W) in [0, 1].
-            scale: upscaling factor in [1, 30]; the output is round(H * scale) x round(W * scale). Give it or `size`.
+            image: (B, 3, H, W) in [0, 1]; also (B, 1, H, W) for a gray network.
+            scale: upscaling factor in [1, 30]; the output is round(H * scale) x round(W * scale). Give it or `size`;
+                a network made for one scale takes that by default.
             size: (H', W') of the output.
             budget: fraction in (0, 1] of the backbone's full MACs; None lets the network decide.
             tile: side in input pixels of the tiles that the backbone sees, to bound memory; None: the whole image.
                 Decisions are taken once, from the whole image.
             seed: (B,) int64 that fixes the random gates of each image.
             watch: wraps the iteration over tiles, for a progress bar.
+            noise: standard deviation of the image's noise on the scale of 8 bits (25 for sigma 25), for networks that
+                must be told.
 
         Raises:
-            ValueError: on a scale, size, budget or tile out of range; the message gives it.
+            ValueError: on a scale, size, budget, tile or noise out of range or missing; the message gives it.
         """
-        height, width = image.shape[-2:]
-        size = output_size((height, width), scale, size)
+        if scale is None and size is None:
+            scale = self.upsampler.scale
+        size = output_size((image.shape[-2], image.shape[-1]), scale, size)
         check_budget(budget)
-        factor = math.sqrt(size[0] * size[1] / (height * width))
-        task = Task(torch.full((len(image),), factor, device=image.device), budget, seed)
-        normal = normalise(image)
+        factor = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
+        level = self._noise(noise, image)
+        task = Task(torch.full((len(image),), factor, device=image.device), budget, seed, noise=level)
+        given, image = image, self.seen(image, 1)
+        if self.upsampler.same_size:
+            image = bicubic_grid(image, size)
+        height, width = image.shape[-2:]
+        normal = self.pixels.normal(image)
         if tile is not None and max(height, width) > tile:
             features = self._extract_tiled(normal, task, tile, watch)
         else:
             features = self.backbone(normal, task)
         colour = self.upsampler.decode(features, size)
         if self.image_skip:
-            colour = colour.add_(bicubic_grid(normal, size))
-        out = colour.mul_(0.5).add_(0.5).clamp_(0, 1)
+            colour = colour + bicubic_grid(normal, size)
+        out = self.pixels.colours(colour, 1)
+        if given.shape[1] > out.shape[1]:
+            out = rgb(torch.cat([out, bicubic_grid(ycbcr(given)[:, 1:], size)], dim=1))
+        out = out.clamp_(0, 1)
         macs = self._spent(features.routing, len(image), (height, width), tile)
         full = self.backbone.cost(height, width).full
         if budget is not None and bool((macs > budget * full * (1 + 1e-9)).any()):
@@ -113,12 +177,22 @@ class Restorer(nn.Module):
     def _extract_tiled(self, image: Tensor, task: Task, tile: int, watch: Watch | None) -> Features:
         plan = tile_plan(self.backbone, tile)
         routing = self.backbone.route(image, task)
-        decided = Task(task.scale, task.budget, task.seed, routing)
+        decided = replace(task, routing=routing)
 
         def extract(part: Tensor) -> Tensor:
-            return self.backbone(part, decided).map
+            return self.backbone(part, decided).cropped
 
         return Features(tiled(extract, image, *plan, watch), image, routing)
+
+    def _noise(self, noise: float | None, image: Tensor) -> Tensor | None:
+        """(B,) in units of the image, or None."""
+        if noise is None:
+            if self.backbone.wants_noise:
+                raise ValueError(f"{type(self.backbone).__name__} must be told the noise level, such as noise=25")
+            return None
+        if not 0 <= noise <= 255:
+            raise ValueError(f"noise is a standard deviation from 0 to 255, got {noise}")
+        return torch.full((len(image),), noise / 255, device=image.device)
 
     def _spent(self, routing: Routing | None, batch: int, size: tuple[int, int], tile: int | None) -> Tensor:
         """(B,) MACs of the backbone for images of size (H, W), tiles and their overlaps included."""
@@ -133,9 +207,12 @@ class Restorer(nn.Module):
         return fixed + routing.decisions.cpu().double() @ units
 
 
-def normalise(image: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1]."""
-    return (image - 0.5) / 0.5
+def _one_size(cell: Tensor) -> tuple[int, int]:
+    """(H', W') of the grid whose pixels have this cell (B, Q, 2)."""
+    sizes = (2 / cell).round().long().flatten(0, 1)
+    if bool((sizes != sizes[0]).any()):
+        raise ValueError("a same-size network trains at one scale at a time: set data.scales to [s, s]")
+    return int(sizes[0, 0]), int(sizes[0, 1])
 
 
 class TilePlan(NamedTuple):

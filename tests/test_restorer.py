@@ -16,7 +16,7 @@ from dynres.backbones.tadt import TADT, TARC
 from dynres.contracts import Restoration, Task
 from dynres.cost.counter import count_macs
 from dynres.layers.sampling import grid_coords
-from dynres.restorer import Restorer, check_budget, normalise, output_size, tile_plan, tile_sizes
+from dynres.restorer import Pixels, Restorer, check_budget, output_size, tile_plan, tile_sizes
 from dynres.upsamplers.base import Upsampler
 from dynres.upsamplers.bicubic import Bicubic
 from dynres.upsamplers.liif import LIIF
@@ -186,7 +186,9 @@ def test_macs_of_every_image_of_a_batch_are_counted() -> None:
     assert not torch.equal(first, second), "the images have to disagree"
     assert torch.equal(restoration.macs, spent(restorer, decisions(restoration), [(10, 13)]))
     assert restoration.full_macs == restorer.backbone.cost(10, 13).full
-    counted = count_macs(lambda: restorer.backbone(normalise(image), Task(torch.full((2,), 1.3), seed=torch.arange(2))))
+    counted = count_macs(
+        lambda: restorer.backbone(Pixels().normal(image), Task(torch.full((2,), 1.3), seed=torch.arange(2)))
+    )
     assert counted == restoration.macs.sum().item()
 
 

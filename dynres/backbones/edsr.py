@@ -10,21 +10,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
-from dynres.contracts import Cost, Features, Task
-
-
-class ResidualBlock(nn.Module):
-    """x + r * conv(relu(conv(x))), without normalisation."""
-
-    def __init__(self, channels: int, residual_scale: float) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        )
-        self.residual_scale = residual_scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.residual_scale * self.body(x)
+from dynres.contracts import Features, Task
+from dynres.layers.residual import ResidualBlock
+from dynres.layers.widths import check_widths
 
 
 class EDSR(Backbone):
@@ -41,9 +29,7 @@ class EDSR(Backbone):
 
     def __init__(self, channels: int, blocks: int, residual_scale: float) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("blocks", blocks)):
-            if value < 1:
-                raise ValueError(f"EDSR needs {name} of at least 1, got {value}")
+        check_widths("EDSR", channels=channels, blocks=blocks)
         self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
         residual = [ResidualBlock(channels, residual_scale) for _ in range(blocks)]
         self.body = nn.Sequential(*residual, nn.Conv2d(channels, channels, 3, padding=1))
@@ -53,10 +39,6 @@ class EDSR(Backbone):
     def forward(self, image: Tensor, task: Task) -> Features:
         head = self.head(image)
         return Features(head + self.body(head), image)
-
-    def cost(self, height: int, width: int) -> Cost:
-        channels, blocks = self.out_channels, len(self.body) - 1
-        return Cost(height * width * 9 * (3 * channels + (2 * blocks + 1) * channels**2))
 
 
 def edsr_baseline(channels: int = 64, blocks: int = 16, residual_scale: float = 1.0) -> EDSR:

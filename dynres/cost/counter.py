@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 Convention = Literal["fvcore", "all"]
@@ -33,6 +35,13 @@ def count_macs(function: Callable[[], object], convention: Convention = "fvcore"
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         function()
     return counter.get_total_flops() // 2
+
+
+def count_on_meta(module: nn.Module, *inputs: object) -> int:
+    """MACs of `module(*inputs)` for inputs on the meta device: its weights are stood in for, nothing is computed."""
+    stand_ins = {name: tensor.to("meta") for name, tensor in chain(module.named_parameters(), module.named_buffers())}
+    with torch.inference_mode(False):
+        return count_macs(lambda: functional_call(module, stand_ins, inputs))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,54 +1,82 @@
-"""Names of weights: between the code of LIIF's, MetaSR's and LTE's authors and a `Restorer`.
-
-The authors' models hold `encoder.*` (the extractor) and the upsampler's own keys at the top level.
-"""
+"""State dicts of the papers' authors: recognised by their names and shapes, and to and from a `Restorer`'s names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 
-import torch
 from torch import Tensor
 
-# Their EDSR and RCAN carry a mean shift that their forward never calls: (identity, -mean) and (identity, +mean).
-_MEAN = (0.4488, 0.4371, 0.4040)
-_SHIFTS = {"encoder.sub_mean": -1.0, "encoder.add_mean": 1.0}
+from dynres.interop.families import FAMILIES, HEADS
+from dynres.interop.family import Description, Family, Naming, Rules, State, network
+from dynres.restorer import Restorer
+from dynres.upsamplers.base import GridUpsampler
+
+_ENCODER = "encoder."
 
 
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' full-model state dict by the names of a `Restorer`; the unused mean shift is dropped.
+def recognise(state: State) -> Description | None:
+    """The network that a state dict of its authors belongs to, with all hyper-parameters; None if nobody's known here.
+
+    Args:
+        state: tensors by the authors' names. Names under "encoder." are those of an extractor under an implicit
+            upsampler (the code of LIIF, LTE and their successors).
+    """
+    encoder = {key.removeprefix(_ENCODER): value for key, value in state.items() if key.startswith(_ENCODER)}
+    if not encoder:
+        return next((found for family in FAMILIES if (found := family.whole(state)) is not None), None)
+    rest = {key: value for key, value in state.items() if not key.startswith(_ENCODER)}
+    backbone = next((node for family in FAMILIES if (node := family.extractor(encoder)) is not None), None)
+    upsampler = next((node for head in HEADS if (node := head(rest)) is not None), None)
+    return network(backbone, upsampler) if backbone and upsampler else None
+
+
+def from_official(state: State, restorer: Restorer) -> dict[str, Tensor]:
+    """The authors' tensors by the names of `restorer`. Their constants are left out, other surplus names are kept."""
+    ours = {theirs: key for key, theirs in official_names(restorer).items()}
+    constants = naming(restorer).constants
+    return {ours.get(key, key): value for key, value in state.items() if key in ours or key not in constants}
+
+
+def to_official(restorer: Restorer) -> dict[str, Tensor]:
+    """The weights of a `Restorer` by its authors' names, with the constants that their code expects.
 
     Raises:
-        ValueError: if there is no `encoder.*` key; the message gives the first key.
+        ValueError: if the network has no authors' form known here.
     """
-    if not any(key.startswith("encoder.") for key in state):
-        first = next(iter(state), "nothing")
-        raise ValueError(f"expected the state dict of a LIIF, MetaSR or LTE model (keys encoder.*), got {first}")
-    kept = {key: value for key, value in state.items() if key.rpartition(".")[0] not in _SHIFTS}
-    return {_renamed(key, "encoder.", "backbone.", "upsampler."): value for key, value in kept.items()}
+    names = official_names(restorer)
+    return {**naming(restorer).constants} | {names[key]: value for key, value in restorer.state_dict().items()}
 
 
-def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `Restorer` by the authors' names, in their order, with the constants that they expect.
-
-    Raises:
-        ValueError: if a key belongs to neither backbone nor upsampler; the message gives it.
-    """
-    for key in state:
-        if not key.startswith(("backbone.", "upsampler.")):
-            raise ValueError(f"expected the state dict of a Restorer (keys backbone.*, upsampler.*), got {key}")
-    head = state.get("backbone.head.0.weight")  # EDSR's and RCAN's first layer; other extractors have no mean shift
-    shift = {} if head is None else _mean_shift(head)
-    return shift | {_renamed(key.removeprefix("upsampler."), "backbone.", "encoder.", ""): state[key] for key in state}
+def official_names(restorer: Restorer) -> dict[str, str]:
+    """Name in `restorer.state_dict()` -> the authors' name."""
+    rules = naming(restorer)
+    return {key: _official_name(key, rules) for key in restorer.state_dict()}
 
 
-def _renamed(key: str, prefix: str, new: str, otherwise: str) -> str:
-    return new + key.removeprefix(prefix) if key.startswith(prefix) else otherwise + key
+def naming(restorer: Restorer) -> Naming:
+    """The authors' naming of a network; "encoder." stands before the extractor's names under an implicit upsampler."""
+    family = family_of(restorer)
+    if family is None:
+        raise ValueError(f"{type(restorer.backbone).__name__} has no authors' form known here")
+    found = family.naming(restorer)
+    if isinstance(restorer.upsampler, GridUpsampler):
+        return found
+    constants = {_ENCODER + key: value for key, value in found.constants.items()}
+    return Naming((*((pattern, _ENCODER + new) for pattern, new in found.backbone), ("", _ENCODER)), (), constants)
 
 
-def _mean_shift(like: Tensor) -> dict[str, Tensor]:
-    shift: dict[str, Tensor] = {}
-    for name, sign in _SHIFTS.items():
-        shift[f"{name}.weight"] = torch.eye(3).to(like).view(3, 3, 1, 1)
-        shift[f"{name}.bias"] = sign * torch.tensor(_MEAN).to(like)
-    return shift
+def family_of(restorer: Restorer) -> Family | None:
+    """Whose network it is."""
+    return next((family for family in FAMILIES if isinstance(restorer.backbone, family.backbones)), None)
+
+
+def _official_name(key: str, rules: Naming) -> str:
+    part, _, name = key.partition(".")
+    return _renamed(name, rules.backbone if part == "backbone" else rules.upsampler)
+
+
+def _renamed(name: str, rules: Rules) -> str:
+    for pattern, new in rules:
+        if match := re.match(pattern, name):
+            return match.expand(new) + name[match.end() :]
+    return name

@@ -19,5 +19,5 @@ class AssrTraining(RestorationTraining):
     def training_step(self, batch: QueryBatch, batch_idx: int) -> dict[str, Any]:
         task = Task(batch.scale, seed=batch.seed)
         prediction, routing = self.restorer.query(batch.image, batch.coords, batch.cell, task)
-        loss = COLOUR_RANGE * F.l1_loss(prediction, batch.target)
+        loss = COLOUR_RANGE * F.l1_loss(prediction, self.restorer.seen(batch.target))
         return self.published(loss, {"train/l1": loss.detach()}, routing, batch.scale)

@@ -69,11 +69,11 @@ class ImplicitUpsampler(Upsampler):
 
     def query(self, features: Features, coords: Tensor, cell: Tensor) -> Tensor:
         check_coords(coords, cell)
-        height, width = features.map.shape[-2:]
+        height, width = features.image.shape[-2:]
         rows = self.taps(coords[..., 0], cell[..., 0], height)
         columns = self.taps(coords[..., 1], cell[..., 1], width)
         relative = cell * cell.new_tensor((height, width))
-        lifted = self._lifted(self._padded(features.map), 0)
+        lifted = self._lifted(self._padded(features.cropped), 0)
         return self.colours(lifted, rows, columns, relative.reshape(-1, 2)).view(*coords.shape[:2], 3)
 
     def zero_output(self) -> None:
@@ -82,16 +82,16 @@ class ImplicitUpsampler(Upsampler):
 
     def decode_cell(self, features: Features, size: tuple[int, int]) -> Tensor:
         """(2,) the cell that `decode` uses for an H' x W' image: the size of a pixel, (2/H', 2/W')."""
-        return torch.tensor([2 / size[0], 2 / size[1]], device=features.map.device)
+        return torch.tensor([2 / size[0], 2 / size[1]], device=features.image.device)
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
-        batch, _, height, width = features.map.shape
-        device = features.map.device
+        batch, _, height, width = features.image.shape
+        device = features.image.device
         cell = self.decode_cell(features, size)
         rows = self.taps(pixel_centres(size[0], device), cell[0], height)
         columns = _shaped(self.taps(pixel_centres(size[1], device), cell[1], width), (1, 1, -1), batch)
         relative = (cell * cell.new_tensor((height, width)))[None]
-        padded = self._padded(features.map)
+        padded = self._padded(features.cropped)
         first, last = rows[0].pixel.tolist(), rows[-1].pixel.tolist()
         chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 32) // (batch * size[1]))
         out = features.image.new_empty(batch, 3, *size)
@@ -127,10 +127,3 @@ def _shaped(taps: Taps, shape: tuple[int, int, int], batch: int) -> Taps:
 def offsets(row: Tap, column: Tap) -> Tensor:
     """(N, 2) offsets of the queries from one neighbour."""
     return torch.stack(torch.broadcast_tensors(row.offset, column.offset), dim=-1).view(-1, 2)
-
-
-def check_widths(network: str, **values: int) -> None:
-    """Refuse widths and counts below 1; the message names the network, the option and the value."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{network} needs {name} of at least 1, got {value}")

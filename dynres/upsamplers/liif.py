@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dynres.layers.mlp import MLP
 from dynres.layers.sampling import ensemble, nearest_tap
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, check_widths, offsets
+from dynres.layers.widths import check_widths
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
 
 
 class LIIF(ImplicitUpsampler):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
 from dynres.layers.sampling import bilinear_at, bilinear_grid, ensemble, nearest_tap
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, check_widths, offsets
+from dynres.layers.widths import check_widths
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
 
 TRAINED_SCALE = 4.0  # the largest scale of the authors' training
 
@@ -82,7 +83,7 @@ class LTE(ImplicitUpsampler):
 
         The authors' scripts do so with one nominal scale for both axes; each axis goes by its own here.
         """
-        height, width = features.map.shape[-2:]
+        height, width = features.image.shape[-2:]
         growth = [max(out / have / TRAINED_SCALE, 1.0) for out, have in zip(size, (height, width), strict=True)]
         cell = super().decode_cell(features, size)
         return cell * cell.new_tensor(growth)

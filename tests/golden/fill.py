@@ -71,9 +71,14 @@ class Oracle:
         return {key: tuple(shape) for key, shape in self.facts["keys"].items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """The official state dict, filled, without the tensors that the rule leaves alone."""
-        gain = self.facts["fill_gain"]
-        return {key: drawn(key, shape, gain) for key, shape in self.keys.items() if is_filled(key)}
+        """The official state dict, filled, without the tensors that the rule leaves alone.
+
+        Names of one tensor share the value drawn for the last of them.
+        """
+        gain, second = self.facts["fill_gain"], self.facts["aliases"]
+        state = {key: drawn(key, shape, gain) for key, shape in self.keys.items() if is_filled(key)}
+        last = {first: key for key, first in second.items()}
+        return {key: state[last.get(second.get(key, key), key)] for key in state}
 
     def array(self, name: str) -> Tensor:
         """Stored array, e.g. "query.coord"."""

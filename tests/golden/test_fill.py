@@ -33,4 +33,4 @@ def test_filled_weights_have_the_stored_signature(model: str) -> None:
 
 def test_the_oracles_stay_small() -> None:
     size = sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file())
-    assert size < 2**20, f"tests/golden holds {size} bytes"
+    assert size < 3 * 2**20, f"tests/golden holds {size} bytes"
