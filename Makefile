@@ -31,8 +31,8 @@ lint: $(READY) ## check style, formatting and types
 bench: $(READY) ## measure MACs and milliseconds side by side
 	$(RUN) -m benchmarks $(ARGS)
 
-reproduce-tables: $(READY) ## lay our numbers beside the published ones
-	$(RUN) -m dynres.tables $(ARGS)
+reproduce-tables: $(READY) ## lay our numbers beside the published ones; one table with TABLE=tadt/3
+	$(RUN) -m dynres.tables $(if $(TABLE),--table $(TABLE)) $(ARGS)
 
 clean: ## remove build products and caches; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

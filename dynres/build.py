@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import re
-import types
-import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dynres.backbones.base import Backbone
 from dynres.errors import UserError
 from dynres.folders import register_resolvers
+from dynres.nodes import plain, unknown
 from dynres.paths import conf_dir
-from dynres.restorer import Pixels, Restorer
-from dynres.upsamplers.base import Upsampler
-
-# A checkpoint names its own classes; nothing outside these packages is ever called because a file says so.
-NETWORK_PACKAGES = ("dynres.backbones.", "dynres.upsamplers.")
-
-
-def plain(node: Any) -> Any:
-    """A resolved copy in plain Python types (what checkpoints may hold)."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+from dynres.restorer import Restorer
 
 
 def network_description(cfg: DictConfig) -> dict[str, Any]:
@@ -45,107 +30,8 @@ def network_description(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_restorer(network: Mapping[str, Any]) -> Restorer:
-    """The network of a `network_description`.
-
-    Raises:
-        UserError: on a class outside the suite's networks, an unknown option, or a value the network refuses.
-    """
-    for part in ("backbone", "upsampler"):
-        target = str(network[part].get("_target_"))
-        if not target.startswith(NETWORK_PACKAGES):
-            raise UserError(f"{part}._target_ must name a class of {' or '.join(NETWORK_PACKAGES)}, got {target}")
-    backbone = make(network["backbone"], "backbone")
-    if not isinstance(backbone, Backbone):
-        raise UserError(f"backbone._target_ {network['backbone']['_target_']} is not a backbone")
-    upsampler = make(network["upsampler"], "upsampler", in_channels=backbone.out_channels)
-    if not isinstance(upsampler, Upsampler):
-        raise UserError(f"upsampler._target_ {network['upsampler']['_target_']} is not an upsampler")
-    try:
-        return Restorer(backbone, upsampler, bool(network["image_skip"]), _pixels(network.get("pixels") or {}))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _pixels(options: Mapping[str, Any]) -> Pixels:
-    known = [field.name for field in fields(Pixels)]
-    if strangers := [key for key in options if key not in known]:
-        raise UserError(unknown(f"pixels.{strangers[0]}", strangers[0], known))
-    mean, factor = options.get("mean", Pixels.mean), options.get("factor", Pixels.factor)
-    if not isinstance(factor, int | float) or not factor > 0:
-        raise UserError(f"pixels.factor must be a number above 0, got {factor}")
-    means = mean if isinstance(mean, list | tuple) else [mean]
-    if any(not isinstance(value, int | float) for value in means):
-        raise UserError(f"pixels.mean must be a number, or one for each channel, got {mean}")
-    return Pixels(tuple(mean) if isinstance(mean, list | tuple) else mean, factor)
-
-
-def make(node: Any, where: str, **extra: Any) -> Any:
-    """Instantiate a node; a value that its constructor refuses becomes one line that names the node."""
-    check_options(node, where, extra)
-    try:
-        return instantiate(node, **extra, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        if isinstance(cause, ValueError | TypeError):
-            raise UserError(f"{where}: {cause}") from error
-        raise
-
-
-def check_options(node: Any, where: str, given: Iterable[str] = ()) -> None:
-    """Refuse keys that the node's `_target_` does not take, before it is called."""
-    try:
-        target = get_object(str(node["_target_"]))
-    except (ImportError, AttributeError, ValueError, KeyError) as error:
-        raise UserError(f"{where}._target_ cannot be found: {error}") from error
-    except Exception as error:  # hydra wraps a failing import in a bare InstantiationException subclass
-        raise UserError(f"{where}._target_ {node['_target_']} cannot be imported: {error}") from error
-    parameters = inspect.signature(target).parameters
-    known = [name for name in parameters if name not in given]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    try:
-        hints = typing.get_type_hints(target if inspect.isroutine(target) else target.__init__)
-    except NameError:  # somebody's class, with names that only a type checker imports
-        hints = {}
-    for key in node:
-        if str(key).startswith("_"):
-            continue
-        if key not in known and not takes_any:
-            raise UserError(unknown(f"{where}.{key}", str(key), known))
-        check_type(f"{where}.{key}", node[key], hints.get(str(key)))
-
-
-# Annotation -> (what a configuration may hold for it, in words); YAML has no float for `1`.
-_SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    bool: ((bool,), "true or false"),
-    str: ((str,), "a text"),
-    type(None): ((type(None),), "null"),
-}
-
-
-def check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse a value that is none of the plain types of an annotation; other annotations are not looked at.
-
-    Raises:
-        UserError: such as "method.learning_rate must be a number, got abc".
-    """
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if any(option not in _SCALARS for option in options):
-        return
-    if not any(type(value) in _SCALARS[option][0] for option in options):
-        words = " or ".join(_SCALARS[option][1] for option in options)
-        raise UserError(f"{name} must be {words}, got {value}")
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The line for a name that does not exist, with the nearest one that does."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    return f"unknown option {what}; {hint}"
+    """The network of a `network_description`; see `Restorer.from_description`."""
+    return Restorer.from_description(network)
 
 
 def compose_checked(overrides: list[str]) -> DictConfig:

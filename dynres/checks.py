@@ -9,13 +9,14 @@ from typing import Any, get_type_hints
 
 import torch
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
 
-from dynres.build import check_options, check_type, known_options, unknown
+from dynres.build import known_options
 from dynres.errors import UserError
 from dynres.methods.base import Inference
+from dynres.nodes import check_options, check_type, unknown
 from dynres.restorer import check_budget
 
 MODES = ("fit", "validate", "test", "predict")
@@ -38,6 +39,7 @@ def check(cfg: DictConfig, choices: dict[str, str]) -> None:
         raise UserError(f"resume must be auto or left out, got {cfg.resume}")
     if type(cfg.seed) is not int or cfg.seed < 0:
         raise UserError(f"seed must be a whole number >= 0, got {cfg.seed}")
+    _scales(cfg, choices)
     _options(cfg)
     _pairs(cfg, choices)
     _files(cfg)
@@ -50,6 +52,33 @@ def _resolvable(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+
+
+def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
+    """A head of one scale is trained and tested at that scale."""
+    upsampler = f"upsampler={choices['upsampler']}"
+    if "scale" in cfg.upsampler:
+        scale = cfg.upsampler.scale
+        if type(scale) is not int:
+            raise UserError(
+                f"{upsampler} enlarges by one whole number: add task=sr task.scale=2 (or 3, 4), got {scale}"
+            )
+        for name in ("scales", "val_scales", "test_scales"):
+            given = cfg.data.get(name)
+            values = given if isinstance(given, ListConfig) else [given]
+            if any(value != scale for value in values):
+                raise UserError(
+                    f"{upsampler} gives x{scale} only, and data.{name}={values}: set task=sr task.scale={scale}"
+                )
+    elif _same_size(cfg) and cfg.mode == "fit" and not cfg.task.same_size and cfg.task.scale is None:
+        raise UserError(
+            f"{upsampler} works on the bicubic enlargement and trains at one scale: add task=sr task.scale=2"
+        )
+
+
+def _same_size(cfg: DictConfig) -> bool:
+    upsampler: Any = get_class(cfg.upsampler._target_)
+    return bool(upsampler.same_size)
 
 
 def _options(cfg: DictConfig) -> None:
@@ -79,11 +108,9 @@ def _options(cfg: DictConfig) -> None:
 
 def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
     """Choices that exclude each other."""
-    upsampler: Any = get_class(cfg.upsampler._target_)
-    if bool(cfg.task.same_size) != bool(upsampler.same_size):
-        kind = "keeps the image's size" if cfg.task.same_size else "enlarges the image"
+    if cfg.task.same_size and not _same_size(cfg):
         raise UserError(
-            f"task={choices['task']} {kind}, upsampler={choices['upsampler']} does not: "
+            f"task={choices['task']} keeps the image's size, upsampler={choices['upsampler']} does not: "
             f"choose another task or another upsampler"
         )
     if choices["method"] == "tadt" and choices["backbone"] != "tadt":
@@ -91,6 +118,8 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"method=tadt routes the branches of backbone=tadt, backbone={choices['backbone']} has none: "
             f"use method=assr"
         )
+    if cfg.network not in ("config", "ckpt"):
+        raise UserError(f"network must be config or ckpt, got {cfg.network}")
     if cfg.mode == "fit" and choices["upsampler"] == "bicubic":
         raise UserError("upsampler=bicubic has nothing to train: use mode=test")
     starts_dense = cfg.method.get("dense_fraction", 0) or cfg.ckpt
@@ -102,7 +131,7 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
 
 
 def _files(cfg: DictConfig) -> None:
-    if cfg.ckpt is not None and not Path(cfg.ckpt).is_file():
+    if cfg.ckpt is not None and not Path(cfg.ckpt).exists():
         raise UserError(f"ckpt={cfg.ckpt} does not exist")
     if cfg.mode != "fit" and cfg.ckpt is None and "bicubic" not in cfg.upsampler._target_:
         raise UserError(f"mode={cfg.mode} needs trained weights: ckpt=RUN_FOLDER/checkpoints/last.ckpt")

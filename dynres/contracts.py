@@ -110,7 +110,7 @@ class QueryBatch(NamedTuple):
 
     image (B, 3, H, W); coords (B, Q, 2) (row, column) in [-1, 1]; cell (B, Q, 2) size of an output pixel in the
     same unit (2/H', 2/W'); target (B, Q, 3) in [0, 1]; scale (B,) float32; seed (B,) int64, a pure function of
-    (run seed, epoch, sample index).
+    (run seed, epoch, sample index); noise (B,) float32 standard deviation of the image's noise, for pixels in [0, 1].
     """
 
     image: Tensor
@@ -119,6 +119,7 @@ class QueryBatch(NamedTuple):
     target: Tensor
     scale: Tensor
     seed: Tensor
+    noise: Tensor
 
 
 class EvalSample(NamedTuple):
@@ -126,7 +127,8 @@ class EvalSample(NamedTuple):
 
     image (1, 3, H, W); target (1, 3, H', W'); bicubic (1, 3, H', W') the exact bicubic enlargement, on the 8-bit grid;
     scale (vertical, horizontal); label such as "x2" or "x2x3"; dataset, name: of the test set and of the image;
-    protocol: how PSNR/SSIM crop and convert ("div2k", "benchmark"); seed (1,) int64.
+    protocol: how PSNR/SSIM crop and convert ("div2k", "benchmark"); seed (1,) int64; noise: standard deviation of the
+    image's noise on the scale of 8 bits.
     """
 
     image: Tensor
@@ -138,6 +140,7 @@ class EvalSample(NamedTuple):
     name: str
     protocol: str
     seed: Tensor
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)

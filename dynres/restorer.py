@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Restoration, Routing, Task
+from dynres.errors import UserError
 from dynres.layers.colour import rgb, ycbcr
+from dynres.layers.pixels import Pixels
 from dynres.layers.sampling import bicubic_at, bicubic_grid
 from dynres.layers.tiling import spans, tiled
+from dynres.nodes import make, unknown
+from dynres.pretrained import NETWORK_PACKAGES, Pretrained
 from dynres.upsamplers.base import Upsampler
 
 MAX_SCALE = 30.0
 Watch = Callable[[Iterator[int], int], Iterator[int]]
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """What a network sees of an image x in [0, 1]: (x - mean) * factor. The default is LIIF's [-1, 1].
-
-    Attributes:
-        mean: one number, or one a channel (DIV2K's mean colour in the classical networks).
-        factor: 2 for [-1, 1]; 255 for networks trained on 8-bit values.
-    """
-
-    mean: float | tuple[float, ...] = 0.5
-    factor: float = 2.0
-
-    def normal(self, image: Tensor) -> Tensor:
-        """(B, c, H, W) in [0, 1] -> what the network sees."""
-        return (image - self._mean(image, 1)) * self.factor
-
-    def colours(self, normal: Tensor, dim: int) -> Tensor:
-        """The way back, for colours along an axis."""
-        return normal * (1 / self.factor) + self._mean(normal, dim)
-
-    def _mean(self, like: Tensor, dim: int) -> Tensor:
-        mean = torch.as_tensor(self.mean, dtype=like.dtype, device=like.device).reshape(-1)
-        return mean.view([-1 if axis == dim % like.ndim else 1 for axis in range(like.ndim)])
-
-
-class Restorer(nn.Module):
+class Restorer(Pretrained, nn.Module):
     """Images in [0, 1] in, images in [0, 1] out.
 
     A gray network restores the luma (BT.601, studio range) of a colour image and enlarges its chroma bicubically. A
@@ -80,6 +59,30 @@ class Restorer(nn.Module):
             upsampler.zero_output()
         self.backbone, self.upsampler, self.image_skip = backbone, upsampler, image_skip
         self.pixels = pixels or Pixels()
+
+    @classmethod
+    def from_description(cls, network: Mapping[str, Any]) -> Self:
+        """The network of {"backbone", "upsampler": nodes, "image_skip", "pixels": {"mean", "factor"}}.
+
+        Raises:
+            UserError: on a class outside the suite's networks, an unknown option, or a value the network refuses.
+        """
+        for part, package in zip(("backbone", "upsampler"), NETWORK_PACKAGES, strict=True):
+            target = str(network[part].get("_target_"))
+            if not target.startswith(f"{package}."):
+                raise UserError(f"{part}._target_ must name a class of {package}, got {target}")
+        backbone = make(network["backbone"], "backbone")
+        if not isinstance(backbone, Backbone):
+            raise UserError(f"backbone._target_ {network['backbone']['_target_']} is not a backbone")
+        upsampler = make(network["upsampler"], "upsampler", in_channels=backbone.out_channels)
+        if not isinstance(upsampler, Upsampler):
+            raise UserError(f"upsampler._target_ {network['upsampler']['_target_']} is not an upsampler")
+        try:
+            made = cls(backbone, upsampler, bool(network["image_skip"]), _pixels(network.get("pixels") or {}))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        made.description = dict(network)
+        return made
 
     def query(self, image: Tensor, coords: Tensor, cell: Tensor, task: Task) -> tuple[Tensor, Routing | None]:
         """Colours of sampled pixels, for training.
@@ -205,6 +208,19 @@ class Restorer(nn.Module):
             return fixed.repeat(batch)
         units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
         return fixed + routing.decisions.cpu().double() @ units
+
+
+def _pixels(options: Mapping[str, Any]) -> Pixels:
+    known = [field.name for field in fields(Pixels)]
+    if strangers := [key for key in options if key not in known]:
+        raise UserError(unknown(f"pixels.{strangers[0]}", strangers[0], known))
+    mean, factor = options.get("mean", Pixels.mean), options.get("factor", Pixels.factor)
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise UserError(f"pixels.factor must be a number above 0, got {factor}")
+    means = mean if isinstance(mean, list | tuple) else [mean]
+    if any(not isinstance(value, int | float) for value in means):
+        raise UserError(f"pixels.mean must be a number, or one for each channel, got {mean}")
+    return Pixels(tuple(mean) if isinstance(mean, list | tuple) else mean, factor)
 
 
 def _one_size(cell: Tensor) -> tuple[int, int]:

@@ -18,14 +18,14 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from dynres.build import build_restorer, configuration_errors, make, network_description, plain
+from dynres.build import build_restorer, configuration_errors, network_description
 from dynres.callbacks.checkpoints import SelfDescription
 from dynres.callbacks.loggers import build_loggers, finish
 from dynres.callbacks.predictions import Predictions
@@ -35,8 +35,9 @@ from dynres.cost.counter import count_parameters
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
 from dynres.folders import register_resolvers, unfinished
-from dynres.interop.weights import load_weights
+from dynres.interop.weights import load_weights, read_content
 from dynres.methods.base import Inference, RestorationTraining
+from dynres.nodes import make, plain
 from dynres.paths import conf_dir
 from dynres.provenance import provenance
 from dynres.restorer import tile_plan
@@ -51,6 +52,8 @@ def run(cfg: DictConfig) -> float:
     folder, choices = Path(hydra_cfg.runtime.output_dir), dict(hydra_cfg.runtime.choices)
     cfg.experiment_name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
     try:
+        if cfg.network == "ckpt":
+            _take_network(cfg)
         check(cfg, choices)
         _one_folder(list(hydra_cfg.overrides.hydra))
         resumed = _last_checkpoint(cfg, folder)
@@ -90,12 +93,25 @@ def run(cfg: DictConfig) -> float:
     return mean_psnr(folder)
 
 
+def _take_network(cfg: DictConfig) -> None:
+    """network=ckpt: the file's own backbone, upsampler and pixels in place of the configured ones."""
+    if cfg.ckpt is None:
+        raise UserError("network=ckpt takes the network of a file: give ckpt=PATH")
+    path = Path(cfg.ckpt)
+    network = read_content(path).network
+    with open_dict(cfg):
+        cfg.experiment_name = path.stem
+        for part in ("backbone", "upsampler", "image_skip"):
+            cfg[part] = network[part]
+        cfg.pixels = network.get("pixels") or {}
+
+
 def build_method(cfg: DictConfig) -> RestorationTraining:
     """The LightningModule of a configuration, its network loaded with `ckpt` when one is given."""
     network = network_description(cfg)
     restorer = build_restorer(network)
     if cfg.ckpt is not None:
-        load_weights(restorer, Path(cfg.ckpt), network)
+        load_weights(restorer, Path(cfg.ckpt))
     inference = Inference(**plain(cfg.inference))
     if inference.tile is not None:
         try:

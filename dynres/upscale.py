@@ -1,4 +1,4 @@
-"""python -m dynres.upscale IMAGE_OR_FOLDER --scale 3.7 -o OUT: enlarge any image with a trained network."""
+"""python -m dynres.upscale IMAGE_OR_FOLDER --scale 3.7 -o OUT: enlarge or restore any image with a trained network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dynres.data.images import find_images, read_rgba, write_png
 from dynres.data.resize import resize
 from dynres.errors import UserError, clean_exit
-from dynres.interop.weights import load_restorer
+from dynres.interop.weights import load_pretrained
 from dynres.restorer import Restorer, check_budget, output_size, tile_plan
 
 DEFAULT_TILE = 480  # about 2 GB for the largest network of the suite
@@ -27,9 +27,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with every value checked that can be checked without an image."""
     parser = argparse.ArgumentParser(prog="python -m dynres.upscale", description=__doc__)
     parser.add_argument("input", type=Path, help="an image, or a folder of images (searched recursively)")
-    parser.add_argument("--scale", type=float, help="upscaling factor from 1 to 30, such as 3.7")
+    parser.add_argument("--scale", type=float, help="upscaling factor from 1 to 30, such as 3.7; default: the network's own")
     parser.add_argument("--size", help="output size WIDTHxHEIGHT instead of a scale")
-    parser.add_argument("--ckpt", type=Path, help="a checkpoint of a run; default: the newest finished run under runs/")
+    parser.add_argument(
+        "--ckpt", type=Path, help="a run's checkpoint or an author's file; default: the newest finished run under runs/"
+    )
+    parser.add_argument("--noise", type=float, help="standard deviation of the noise (of 255), for networks that ask")
     parser.add_argument(
         "--budget", type=float, help="fraction (0, 1] of the full compute; default: the network decides"
     )
@@ -39,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, required=True, help="output PNG, or a folder")
     options = parser.parse_args(arguments)
     options.size = _size(options.size)
-    if (options.scale is None) == (options.size is None):
+    if options.scale is not None and options.size is not None:
         raise UserError("give either --scale, such as --scale 3.7, or --size WIDTHxHEIGHT")
     try:
         if options.scale is not None:
@@ -80,6 +83,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     image = torch.from_numpy(rgb).to(options.device).permute(2, 0, 1)[None].float() / 255
+    if restorer.backbone.image_channels == 1 and bool((image == image[:, :1]).all()):
+        image = image[:, :1]  # a gray image is what a gray network is for; of a colour one it takes the luma
     seed = torch.tensor([options.seed], device=options.device)
 
     def watch(tiles: Iterator[int], count: int) -> Iterator[int]:
@@ -91,7 +96,12 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
 
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as said:
-        result = restorer.restore(image, size=size, budget=options.budget, tile=tile, seed=seed, watch=watch)
+        try:
+            result = restorer.restore(
+                image, size=size, budget=options.budget, tile=tile, seed=seed, watch=watch, noise=options.noise
+            )
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
     for note in said:
         progress.console.print(f"note: {note.message}", highlight=False, soft_wrap=True)
     target = _target(path, options)
@@ -109,13 +119,14 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
 
 
 def _pixels(image: Tensor):  # type: ignore[no-untyped-def]  # numpy uint8 (H, W, 3)
-    return image[0].mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return image[0].expand(3, -1, -1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def _target(path: Path, options: argparse.Namespace) -> Path:
     if options.out.suffix.lower() == ".png" and not options.input.is_dir():
         return options.out
     kind = f"x{options.scale:g}" if options.scale is not None else f"{options.size[1]}x{options.size[0]}"
+    kind = "restored" if options.scale == 1 else kind
     below = path.relative_to(options.input).parent if options.input.is_dir() else Path()
     return options.out / below / f"{path.stem}_{kind}.png"
 
@@ -129,8 +140,14 @@ def main() -> None:
     images = find_images(options.input) if options.input.is_dir() else [options.input]
     checkpoint = options.ckpt or newest_checkpoint()
     console = Console(stderr=True)
-    restorer = load_restorer(checkpoint).to(options.device)
+    restorer = load_pretrained(checkpoint).to(options.device)
     console.print(f"network: {checkpoint}", highlight=False, soft_wrap=True)
+    if options.scale is None and options.size is None:
+        if restorer.upsampler.scale is None:
+            raise UserError("this network enlarges by any factor: give --scale, such as --scale 3.7, or --size")
+        options.scale = restorer.upsampler.scale
+    if restorer.backbone.wants_noise and options.noise is None:
+        raise UserError("this network must be told the noise: --noise 25 for a standard deviation of 25 of 255")
     failed = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)

@@ -30,12 +30,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "layers": set(),
     "backbones": {"layers", "cost"},
     "upsamplers": {"layers", "cost"},
-    "restorer": {"layers", "backbones", "upsamplers", "cost"},
-    "interop": {"build", "restorer"},
+    "nodes": set(),
+    "pretrained": set(),
+    "restorer": {"layers", "backbones", "upsamplers", "cost", "nodes", "pretrained"},
+    "interop": {"backbones", "upsamplers", "build", "restorer", "pretrained"},
     "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics"},
     "callbacks": {"report"},
-    "build": {"folders", "backbones", "upsamplers", "restorer"},
-    "checks": {"build", "methods", "restorer"},
+    "build": {"folders", "nodes", "restorer"},
+    "checks": {"build", "methods", "nodes", "restorer", "upsamplers"},
     "sweep": {"report"},
 }
 

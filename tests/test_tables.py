@@ -49,7 +49,7 @@ def row(text: str, *first: str) -> list[str]:
 def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[str, Any]) -> None:
     (ours,) = [cells for cells in tables.cost_rows(table3, {"mstb"}) if cells[0] == "mstb"]
     assert ours[:6] == ["mstb", "9.17", "7454.65", "3407.59", "1952.41", "9.17"]
-    for cell in ours[6:]:
+    for cell in ours[6:9]:
         found = re.fullmatch(r"(\d+\.\d\d) \(([+-]\d+\.\d\d)%\)", cell)
         assert found is not None, cell
         assert abs(float(found[2])) < 0.5, f"{cell}: more than half a per cent off"
@@ -58,7 +58,7 @@ def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[st
 def test_networks_that_are_not_built_yet_are_dashes(table3: dict[str, Any]) -> None:
     rows = {cells[0]: cells for cells in tables.cost_rows(table3, set())}
     assert list(rows) == list(table3["rows"])
-    assert all(cells[5:] == ["-"] * 4 for cells in rows.values())
+    assert all(cells[5:] == [*["-"] * 4, "not here"] for cells in rows.values())
     assert rows["nlsa"][2] == "-", "what the paper does not give"
 
 

@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dynres.build import build_restorer, check_options, compose_checked, network_description
+from dynres.build import build_restorer, compose_checked, network_description
 from dynres.contracts import Task
 from dynres.cost.counter import CONVENTIONS, Convention, count_macs, count_parameters
 from dynres.errors import UserError, clean_exit
+from dynres.nodes import check_options
 from dynres.restorer import Restorer, output_size
 
 _OWN = ("size", "scale", "format", "convention")

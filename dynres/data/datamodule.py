@@ -37,7 +37,7 @@ class SuperResolutionData(pl.LightningDataModule):
         protocol: "div2k" or "benchmark" for every test set; None lets each set's layout decide.
         scales: (low, high) of the training scales, s ~ U(low, high) per sample.
         lr_size: side in pixels of the low-resolution patch.
-        queries: sampled pixels per patch, at most round(lr_size * low)^2.
+        queries: sampled pixels per patch, at most round(lr_size * low)^2; None for all, where low = high.
         aligned: sample one square block of neighbouring pixels, not scattered ones; `queries` is a square then.
         downsampling: "pillow" or "matlab" bicubic of training patches.
         repeat: times each image appears in an epoch of the stream.
@@ -63,7 +63,7 @@ class SuperResolutionData(pl.LightningDataModule):
         protocol: str | None = None,
         scales: Sequence[float] = (1.0, 4.0),
         lr_size: int = 48,
-        queries: int = 2304,
+        queries: int | None = 2304,
         aligned: bool = False,
         downsampling: Kind = "pillow",
         repeat: int = 20,
@@ -190,6 +190,13 @@ class SuperResolutionData(pl.LightningDataModule):
             value = values[name]
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UserError(f"data.{name} must be a whole number of at least {low}, got {value}")
+        if recipe.queries is None:
+            if recipe.smallest_crop != recipe.largest_crop:
+                raise UserError(
+                    f"data.queries=null takes every pixel of a patch, which must then have one size: data.scales="
+                    f"{list(recipe.scales)} has several; give a number, or task=sr"
+                )
+            return
         if recipe.queries > recipe.smallest_crop**2:
             raise UserError(
                 f"data.queries={recipe.queries} pixels cannot be drawn from the {recipe.smallest_crop}x"

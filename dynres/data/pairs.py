@@ -24,14 +24,14 @@ class PairRecipe:
     Attributes:
         scales: (low, high), s ~ U(low, high) for each sample alone.
         lr_size: side of the low-resolution patch; the crop's side is round(lr_size * s).
-        queries: pixels of the crop that are sampled, without replacement.
+        queries: pixels of the crop that are sampled, without replacement; None for all, row by row.
         aligned: sample one square block of neighbouring pixels instead of scattered ones.
         downsampling: which bicubic shrinks the crop.
     """
 
     scales: tuple[float, float]
     lr_size: int
-    queries: int
+    queries: int | None
     aligned: bool
     downsampling: Kind
 
@@ -73,10 +73,11 @@ def draw_pair(image: Pixels, recipe: PairRecipe, random: np.random.Generator) ->
     return QueryBatch(
         image=to_tensor(small),
         coords=torch.from_numpy(np.stack([(2 * rows + 1) / side - 1, (2 * columns + 1) / side - 1], axis=1)).float(),
-        cell=torch.full((recipe.queries, 2), 2 / side),
+        cell=torch.full((len(rows), 2), 2 / side),
         target=torch.from_numpy(crop[rows, columns]).float() / 255,
         scale=torch.tensor(scale, dtype=torch.float32),
         seed=torch.tensor(seed, dtype=torch.int64),
+        noise=torch.tensor(0.0),
     )
 
 
@@ -96,6 +97,8 @@ def _turned(image: Pixels, symmetry: np.ndarray) -> Pixels:
 
 def _sampled(side: int, recipe: PairRecipe, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(rows, columns) of Q distinct pixels of a side x side crop."""
+    if recipe.queries is None:
+        return np.divmod(np.arange(side * side), side)
     if not recipe.aligned:
         chosen = random.choice(side * side, recipe.queries, replace=False)
         return chosen // side, chosen % side

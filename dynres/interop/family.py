@@ -46,6 +46,7 @@ class Family(NamedTuple):
         whole: the network of a whole state dict (with its tail), or None if it is another's.
         naming: the authors' names for a restorer whose backbone is one of `backbones`. Under an implicit upsampler the
             backbone's names and constants get "encoder." in front.
+        by_name: as `whole`, for a state dict that its user says is this family's, where names and shapes do not tell.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Family(NamedTuple):
     extractor: Callable[[State], Node | None]
     whole: Callable[[State], Description | None]
     naming: Callable[[Restorer], Naming]
+    by_name: Callable[[State], Description | None] | None = None
 
 
 def network(backbone: Node, upsampler: Node, mean: Any = 0.5, factor: float = 2.0) -> Description:

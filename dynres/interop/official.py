@@ -6,6 +6,7 @@ import re
 
 from torch import Tensor
 
+from dynres.errors import UserError
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description, Family, Naming, Rules, State, network
 from dynres.restorer import Restorer
@@ -14,13 +15,19 @@ from dynres.upsamplers.base import GridUpsampler
 _ENCODER = "encoder."
 
 
-def recognise(state: State) -> Description | None:
+def recognise(state: State, family: str | None = None) -> Description | None:
     """The network that a state dict of its authors belongs to, with all hyper-parameters; None if nobody's known here.
 
     Args:
         state: tensors by the authors' names. Names under "encoder." are those of an extractor under an implicit
             upsampler (the code of LIIF, LTE and their successors).
+        family: whose it is, where names and shapes do not tell ("VDSR").
     """
+    if family is not None:
+        named = next((each for each in FAMILIES if each.name == family), None)
+        if named is None:
+            raise UserError(f"unknown family {family}: there are {', '.join(each.name for each in FAMILIES)}")
+        return (named.by_name or named.whole)(state)
     encoder = {key.removeprefix(_ENCODER): value for key, value in state.items() if key.startswith(_ENCODER)}
     if not encoder:
         return next((found for family in FAMILIES if (found := family.whole(state)) is not None), None)

@@ -1,94 +1,85 @@
-"""Weights from a file into a built network, or a whole network from a file that describes itself."""
+"""Weights from a file into a built network, or a whole network from a file: this suite's own, or its authors'."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from dynres.build import NETWORK_PACKAGES, build_restorer
 from dynres.checkpoint_io import load_plain, restorer_weights
 from dynres.errors import UserError
-from dynres.interop.official import from_official
+from dynres.interop.families import FAMILIES, HEADS
+from dynres.interop.family import Description
+from dynres.interop.official import family_of, from_official, recognise
+from dynres.pretrained import read_folder, trusted
 from dynres.restorer import Restorer
 
 # What a Baseline lacks of a TADT: its controller starts untrained (TADT, Sec. 4.1).
 _CONTROLLER = "backbone.controller."
+# How training scripts wrap a state dict: BasicSR and KAIR, Lightning and timm; innermost last.
+_WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 
 
-def load_weights(restorer: Restorer, path: Path, network: Mapping[str, Any]) -> None:
-    """Fill a network from a checkpoint of this suite, or from one of LIIF's, MetaSR's or LTE's authors.
+class Content(NamedTuple):
+    """What a file holds: `weights` by the names of a `Restorer`, or of its authors' code if `official`."""
+
+    weights: dict[str, Tensor]
+    network: Description
+    official: bool
+
+
+def load_pretrained(path: Path | str, family: str | None = None) -> Restorer:
+    """The network of a file, ready to restore: whose it is, and how large, is read off its names and shapes.
 
     Args:
-        restorer: the network, built.
-        path: the checkpoint.
-        network: the description that `restorer` was built from, for messages.
+        path: a checkpoint of a run, a folder of `save_pretrained`, or a state dict of the authors of one of the papers'
+            networks (bare, or as BasicSR, KAIR, LIIF, DataParallel save it).
+        family: whose it is, where names and shapes do not tell: "VDSR" (else a DnCNN of the same shape; a file name
+            with "vdsr" says so too).
+
+    Raises:
+        UserError: unreadable, or nobody's known here; the message lists whose are.
+    """
+    path = Path(path)
+    content = read_content(path, family)
+    restorer = Restorer.from_description(content.network)
+    _fill(restorer, content, path)
+    return restorer.eval()
+
+
+def load_weights(restorer: Restorer, path: Path) -> None:
+    """Fill a built network from anything that `load_pretrained` reads.
+
+    A Baseline fills a TADT and leaves its controller as it is.
 
     Raises:
         UserError: unreadable file, or weights of another architecture; the message names both.
     """
-    _fill(restorer, read_weights(path), path, network)
+    _fill(restorer, read_content(path), path)
 
 
-def _fill(
-    restorer: Restorer, content: tuple[dict[str, Tensor], dict[str, Any] | None], path: Path, network: Mapping[str, Any]
-) -> None:
-    weights, found = content
-    expected = restorer.state_dict()
-    missing = [key for key in expected if key not in weights and not key.startswith(_CONTROLLER)]
-    surplus = [key for key in weights if key not in expected]
-    other = [key for key in weights.keys() & expected.keys() if weights[key].shape != expected[key].shape]
-    no_controller = all(key not in weights for key in expected if key.startswith(_CONTROLLER))
-    if not no_controller:
-        missing = [key for key in expected if key not in weights]
-    if missing or surplus or other:
-        example = (missing or surplus or other)[0]
-        how = "is missing" if missing else "has no place" if surplus else "has another shape"
+def read_content(path: Path, family: str | None = None) -> Content:
+    """The weights and the description of a file; see `load_pretrained`."""
+    if path.is_dir():
+        network, weights = read_folder(path)
+        return Content(weights, network, official=False)
+    stored = _stored(path)
+    if isinstance(stored, Mapping) and "state_dict" in stored and "dynres" in stored:
+        return Content(restorer_weights(stored), trusted(stored["dynres"], path), official=False)
+    state = _unwrapped(stored)
+    found = recognise(state, family or _hinted(path)) if state else None
+    if found is None:
+        known = ", ".join(each.name for each in FAMILIES)
+        heads = ", ".join(head.__name__ for head in HEADS)
         raise UserError(
-            f"checkpoint {path} holds {describe(found) if found else 'another network'}, "
-            f"the configuration asks for {describe(network)} ({example} {how}): choose the matching backbone, "
-            f"upsampler and profile, or another checkpoint"
+            f"{path} holds no network known here: expected a checkpoint of a dynres run, a folder of save_pretrained, "
+            f"or the state dict of a {known}; alone or as encoder.* under {heads}"
         )
-    restorer.load_state_dict(weights, strict=False)  # the controller alone may be absent, as checked above
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(weights by the names of a `Restorer`, the network's description or None for an author's file)."""
-    content = load_plain(path)
-    if isinstance(content, Mapping) and "state_dict" in content and "dynres" in content:
-        return restorer_weights(content), _trusted(content["dynres"], path)
-    state = content
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping) and "sd" in state["model"]:
-        state = state["model"]["sd"]  # how LIIF's and LTE's training scripts save
-    if isinstance(state, Mapping) and any(str(key).startswith("encoder.") for key in state):
-        return from_official(dict(state)), None
-    raise UserError(
-        f"{path} holds no network known here: expected a checkpoint of a dynres run, or the state dict of a LIIF, "
-        f"MetaSR or LTE network (keys encoder.*)"
-    )
-
-
-def _trusted(description: Any, path: Path) -> dict[str, Any]:
-    """The network of a checkpoint's description, once it is sure to call nothing but the suite's own classes.
-
-    Hydra follows dots through whatever a module imports, and calls nested targets: neither may come from a file.
-    """
-    try:
-        network = dict(description["network"])
-        parts = [dict(network[part]) for part in ("backbone", "upsampler")]
-        targets = [str(node.pop("_target_")) for node in parts]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} does not describe its network ({error!r}): take another") from error
-    for target, options in zip(targets, parts, strict=True):
-        if not re.fullmatch(r"dynres\.(backbones|upsamplers)\.\w+\.\w+", target) or "_target_" in repr(options):
-            raise UserError(
-                f"checkpoint {path} refused: it asks to call {target} with {options}, and nothing but the classes of "
-                f"{' and '.join(NETWORK_PACKAGES)} is built because a file says so"
-            )
-    return network
+    return Content(state, found, official=True)
 
 
 def describe(network: Mapping[str, Any]) -> str:
@@ -101,19 +92,55 @@ def describe(network: Mapping[str, Any]) -> str:
     return " + ".join(parts)
 
 
-def load_restorer(path: Path) -> Restorer:
-    """The whole network of a checkpoint that describes itself, in evaluation mode.
-
-    Raises:
-        UserError: unreadable, or a file without a description (an author's: give it to run.py with its configuration).
-    """
-    content = read_weights(path)
-    network = content[1]
-    if network is None:
+def _fill(restorer: Restorer, content: Content, path: Path) -> None:
+    weights, expected = content.weights, restorer.state_dict()
+    if content.official and family_of(restorer) is not None:
+        weights = from_official(weights, restorer)
+    missing = [key for key in expected if key not in weights and not key.startswith(_CONTROLLER)]
+    surplus = [key for key in weights if key not in expected]
+    other = [key for key in weights.keys() & expected.keys() if weights[key].shape != expected[key].shape]
+    no_controller = all(key not in weights for key in expected if key.startswith(_CONTROLLER))
+    if not no_controller:
+        missing = [key for key in expected if key not in weights]
+    asked = restorer.description or {}
+    if missing or surplus or other:
+        example = (missing or surplus or other)[0]
+        how = "is missing" if missing else "has no place" if surplus else "has another shape"
         raise UserError(
-            f"{path} does not say which network it holds: name one to run it, such as "
-            f"python -m dynres.run mode=predict backbone=edsr_baseline upsampler=liif profile=paper ckpt={path}"
+            f"checkpoint {path} holds {describe(content.network)}, the configuration asks for "
+            f"{describe(asked) if asked else 'another network'} ({example} {how}): choose the matching backbone, "
+            f"upsampler and profile, or network=ckpt to take the file's own, or another checkpoint"
         )
-    restorer = build_restorer(network)
-    _fill(restorer, content, path, network)
-    return restorer.eval()
+    theirs, ours = content.network.get("pixels"), asked.get("pixels")
+    if theirs and ours and theirs != ours:
+        raise UserError(
+            f"checkpoint {path} was made for pixels.mean={theirs['mean']} pixels.factor={theirs['factor']}, the "
+            f"configuration has mean={ours['mean']} factor={ours['factor']}: set these, or network=ckpt"
+        )
+    restorer.load_state_dict(weights, strict=False)  # the controller alone may be absent, as checked above
+
+
+def _stored(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return load_plain(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def _unwrapped(stored: Any) -> dict[str, Tensor]:
+    """The state dict inside what training scripts write; empty if there is none."""
+    for wrapper in _WRAPPERS:
+        if isinstance(stored, Mapping) and isinstance(stored.get(wrapper), Mapping):
+            stored = stored[wrapper]
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        return {}
+    state = {str(key): value for key, value in stored.items()}
+    if all(key.startswith("module.") for key in state):  # DataParallel's
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _hinted(path: Path) -> str | None:
+    return "VDSR" if "vdsr" in path.stem.lower() else None

@@ -17,7 +17,7 @@ class AssrTraining(RestorationTraining):
     """L1 between predicted and true colours of the queried pixels. TADT's Baseline is trained so (lambda = 0)."""
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> dict[str, Any]:
-        task = Task(batch.scale, seed=batch.seed)
+        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
         prediction, routing = self.restorer.query(batch.image, batch.coords, batch.cell, task)
         loss = COLOUR_RANGE * F.l1_loss(prediction, self.restorer.seen(batch.target))
         return self.published(loss, {"train/l1": loss.detach()}, routing, batch.scale)

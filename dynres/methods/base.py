@@ -93,7 +93,12 @@ class RestorationTraining(LightningModule):
         size = (sample.target.shape[-2], sample.target.shape[-1])
         started = _now(sample.image.device)
         restoration = self.restorer.restore(
-            sample.image, size=size, budget=self.inference.budget, tile=self.inference.tile, seed=sample.seed
+            sample.image,
+            size=size,
+            budget=self.inference.budget,
+            tile=self.inference.tile,
+            seed=sample.seed,
+            noise=sample.noise,
         )
         milliseconds = 1000 * (_now(sample.image.device) - started)
         return Evaluation(

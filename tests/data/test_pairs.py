@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dynres.data.pairs import PairRecipe, crop_side, draw_pair, generator
 from dynres.data.resize import resize
+from dynres.layers.sampling import grid_coords
 
 LIIF = PairRecipe(scales=(1.0, 4.0), lr_size=48, queries=2304, aligned=False, downsampling="pillow")
 SMALL = PairRecipe(scales=(1.0, 4.0), lr_size=12, queries=100, aligned=False, downsampling="pillow")
@@ -66,6 +67,16 @@ def test_the_input_is_the_shrunken_crop_in_the_targets_attitude(seed: int) -> No
     assert np.abs(given_input - resize(crop, (10, 10), "matlab")).max() <= 1
 
 
+def test_all_pixels_of_a_patch_come_row_by_row() -> None:
+    """What a head of one scale is compared with: the target is the whole patch."""
+    recipe = PairRecipe(scales=(3.0, 3.0), lr_size=4, queries=None, aligned=False, downsampling="matlab")
+    pair = draw_pair(numbered(30, 30), recipe, generator(0))
+    torch.testing.assert_close(pair.coords, grid_coords((12, 12)))
+    assert torch.equal(pair.cell, torch.full((144, 2), 2 / 12)) and pair.noise.item() == 0
+    given = resize((pair.target.view(12, 12, 3) * 255).round().byte().numpy(), (4, 4), "matlab").astype(int)
+    assert np.abs(given - (pair.image * 255).round().byte().permute(1, 2, 0).numpy()).max() <= 1
+
+
 def test_all_eight_attitudes_occur_equally_often() -> None:
     recipe = PairRecipe(scales=(1.0, 1.0), lr_size=4, queries=16, aligned=True, downsampling="pillow")
     image = numbered(4, 4)
@@ -92,6 +103,7 @@ def test_a_pair_of_the_published_size() -> None:
         "target": (2304, 3),
         "scale": (),
         "seed": (),
+        "noise": (),
     }
     assert (pair.seed.dtype, pair.scale.dtype, pair.image.dtype) == (torch.int64, torch.float32, torch.float32)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dynres.build import build_restorer
 from dynres.errors import UserError
 from dynres.interop.official import to_official
-from dynres.interop.weights import describe, load_restorer, load_weights, read_weights
+from dynres.interop.weights import describe, load_pretrained, load_weights
 from dynres.restorer import Restorer
 
 STRUCTURE: dict[str, Any] = {
@@ -51,7 +51,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def test_a_checkpoint_rebuilds_its_network(tmp_path: Path, backbone: dict[str, Any]) -> None:
     """The same weights, the same pictures, in evaluation mode."""
     trained = build(backbone, 1).eval()
-    restored = load_restorer(save(tmp_path / "a.ckpt", trained.state_dict(), network(backbone)))
+    restored = load_pretrained(save(tmp_path / "a.ckpt", trained.state_dict(), network(backbone)))
     assert same(restored.state_dict(), trained.state_dict()) and not restored.training
     image = torch.rand(1, 3, 8, 8)
     assert torch.equal(restored.restore(image, scale=2).image, trained.restore(image, scale=2).image)
@@ -60,16 +60,16 @@ def test_a_checkpoint_rebuilds_its_network(tmp_path: Path, backbone: dict[str, A
 def test_the_moving_average_is_preferred(tmp_path: Path) -> None:
     trained, average = build(EDSR, 1).state_dict(), build(EDSR, 2).state_dict()
     path = save(tmp_path / "a.ckpt", trained, network(EDSR), callbacks={"Ema": {"weights": average}})
-    assert same(load_restorer(path).state_dict(), average)
+    assert same(load_pretrained(path).state_dict(), average)
     other = build(EDSR, 3)
-    load_weights(other, path, network(EDSR))
+    load_weights(other, path)
     assert same(other.state_dict(), average)
 
 
 def test_a_baseline_fills_a_tadt_and_leaves_its_controller_as_it_was(tmp_path: Path) -> None:
     baseline, tadt = build(MSTB, 1).state_dict(), build(TADT, 2)
     before = {key: value.clone() for key, value in tadt.state_dict().items()}
-    load_weights(tadt, save(tmp_path / "a.ckpt", baseline, network(MSTB)), network(TADT))
+    load_weights(tadt, save(tmp_path / "a.ckpt", baseline, network(MSTB)))
     after = tadt.state_dict()
     controller = {key for key in after if key.startswith("backbone.controller.")}
     assert controller and after.keys() - controller == baseline.keys()
@@ -82,7 +82,7 @@ def test_half_a_controller_is_refused(tmp_path: Path) -> None:
     state.pop("backbone.controller.linear.bias")
     path = save(tmp_path / "a.ckpt", state, network(TADT))
     with pytest.raises(UserError, match=r"backbone\.controller\.linear\.bias is missing"):
-        load_weights(build(TADT, 2), path, network(TADT))
+        load_weights(build(TADT, 2), path)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_weights_of_another_architecture_are_refused_with_both_names(
     restorer = build(wanted, 2)
     before = {key: value.clone() for key, value in restorer.state_dict().items()}
     with pytest.raises(UserError, match=why) as refused:
-        load_weights(restorer, path, network(wanted))
+        load_weights(restorer, path)
     message = str(refused.value)
     assert str(path) in message and "\n" not in message
     assert describe(network(held)) in message and describe(network(wanted)) in message
@@ -114,31 +114,29 @@ def test_weights_of_another_architecture_are_refused_with_both_names(
 def test_the_authors_files_fill_our_network(tmp_path: Path, form: str) -> None:
     """{"model": {"name", "args", "sd"}} is what LIIF's, MetaSR's and LTE's scripts save."""
     trained = build(EDSR, 1)
-    official = to_official(trained.state_dict())
+    official = to_official(trained)
     content = official if form == "bare" else {"model": {"name": "liif", "args": {}, "sd": official}, "epoch": 3}
     torch.save(content, tmp_path / "liif.pth")
     restorer = build(EDSR, 2)
-    load_weights(restorer, tmp_path / "liif.pth", network(EDSR))
+    load_weights(restorer, tmp_path / "liif.pth")
     assert same(restorer.state_dict(), trained.state_dict())
-    assert read_weights(tmp_path / "liif.pth")[1] is None
-    with pytest.raises(UserError, match=r"liif\.pth does not say which network it holds"):
-        load_restorer(tmp_path / "liif.pth")
-    with pytest.raises(UserError, match=r"liif\.pth holds another network, the configuration asks for MultiScale"):
-        load_weights(build(MSTB, 2), tmp_path / "liif.pth", network(MSTB))
+    assert same(load_pretrained(tmp_path / "liif.pth").state_dict(), trained.state_dict())
+    with pytest.raises(UserError, match=r"liif\.pth holds EDSR.*, the configuration asks for MultiScale"):
+        load_weights(build(MSTB, 2), tmp_path / "liif.pth")
 
 
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(1)}, [1, 2], {"model": {"sd": {"conv": torch.zeros(1)}}}])
 def test_files_that_hold_no_network_are_refused_by_name(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth holds no network known here"):
-        read_weights(tmp_path / "other.pth")
+        load_pretrained(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("description", [None, {}, {"backbone": EDSR}, {"backbone": EDSR, "upsampler": {"hidden": 3}}])
 def test_a_damaged_description_is_one_line(tmp_path: Path, description: Any) -> None:
     path = save(tmp_path / "a.ckpt", build(EDSR, 1).state_dict(), description)
     with pytest.raises(UserError, match=r"a\.ckpt does not describe its network"):
-        load_restorer(path)
+        load_pretrained(path)
 
 
 class TestNothingIsCalledBecauseAFileSaysSo:
@@ -160,7 +158,7 @@ class TestNothingIsCalledBecauseAFileSaysSo:
         description = network(EDSR) | {part: harm | {"_args_": [str(victim)]}}
         path = save(tmp_path / "a.ckpt", build(EDSR, 1).state_dict(), description)
         with pytest.raises(UserError, match=rf"refused.*{harm['_target_']}"):
-            load_restorer(path)
+            load_pretrained(path)
         assert not victim.exists()
 
     @pytest.mark.parametrize("option", ["channels", "_args_"])
@@ -170,5 +168,5 @@ class TestNothingIsCalledBecauseAFileSaysSo:
         description = network(EDSR | {option: [harm] if option == "_args_" else harm})
         path = save(tmp_path / "a.ckpt", build(EDSR, 1).state_dict(), description)
         with pytest.raises(UserError, match=r"refused.*os\.mkdir"):
-            load_restorer(path)
+            load_pretrained(path)
         assert not victim.exists() and os.listdir(tmp_path) == ["a.ckpt"]

@@ -29,6 +29,7 @@ def batch(number: int = 0, size: int = 2) -> QueryBatch:
         target=torch.rand(size, 9, 3, generator=random),
         scale=torch.full((size,), 2.0),
         seed=torch.arange(size) + 10 * number,
+        noise=torch.zeros(size),
     )
 
 
