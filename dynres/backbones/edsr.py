@@ -1,8 +1,7 @@
 """EDSR feature extractor (Lim et al., CVPRW 2017, Fig. 3), without its upsampling tail.
 
-As in the arbitrary-scale papers (LIIF, LTE, TADT) there is no mean shift: images enter normalised to [-1, 1]. Keys
-match the authors' `head.*` and `body.*`; equal to LIIF's implementation within 2e-5 of the largest output
-(tests/golden).
+The mean shift of the paper is `Restorer.pixels`; the arbitrary-scale papers (LIIF, LTE, TADT) have none and give it
+images in [-1, 1]. The tail is `PixelShuffle`. Names match the authors' `head.*` and `body.*`.
 """
 
 from __future__ import annotations

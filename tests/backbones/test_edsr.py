@@ -13,7 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from dynres.backbones.edsr import EDSR, edsr_baseline
 from dynres.backbones.identity import Identity
 from dynres.contracts import Task
+from dynres.interop.family import State
+from dynres.interop.official import recognise
+from dynres.layers.pixels import Pixels
+from dynres.upsamplers.pixelshuffle import PixelShuffle
 from tests.golden.fill import assert_parity, is_filled, oracle
+from tests.golden.parity import assert_forward, assert_gradient, rebuilt
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "backbone"
 GOLDEN = oracle("edsr_baseline_feat")
@@ -97,7 +102,46 @@ def test_identity_hands_the_image_on_for_nothing() -> None:
     assert Identity().cost(100, 100).full == 0 and Identity().out_channels == 3
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("edsr_baseline", 1_220_416), ("identity", 0)])
+@pytest.mark.parametrize("model", ["edsr_baseline_x2_noshift", "edsr_x2_noshift"])
+def test_networks_without_mean_shift_equal_the_authors(model: str) -> None:
+    """LIIF's copy with its tail sees [0, 1] as it is. Its state dict holds a shift all the same, so that this cannot be
+    read off it."""
+    restorer, reference = rebuilt(model)
+    restorer.pixels = Pixels(mean=0.0, factor=1.0)
+    for case in ("a", "b"):
+        assert_forward(restorer, reference, case, f"{model} {case}")
+    assert_gradient(restorer, reference, "a")
+
+
+def whole_state(scale: int) -> dict[str, torch.Tensor]:
+    """A narrow EDSR with its tail, by the authors' names."""
+    body, tail = EDSR(6, 2, 1.0).state_dict(), PixelShuffle(6, scale).state_dict()
+    for key, value in tail.items():
+        body[f"tail.0{key.removeprefix('stages')}" if key.startswith("stages") else key.replace("last", "tail.1")] = (
+            value
+        )
+    return dict(body)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_tails_of_every_scale_are_recognised(scale: int) -> None:
+    found = recognise(whole_state(scale))
+    assert found is not None
+    assert found["backbone"] == {
+        "_target_": "dynres.backbones.edsr.EDSR", "channels": 6, "blocks": 2, "residual_scale": 1.0
+    }  # fmt: skip
+    assert found["upsampler"]["scale"] == scale
+    assert found["pixels"] == {"mean": [0.4488, 0.4371, 0.4040], "factor": 255.0}
+
+
+def test_a_state_dict_with_a_key_more_or_less_is_not_recognised() -> None:
+    state: State = whole_state(4)
+    for key in state:
+        assert recognise({other: value for other, value in state.items() if other != key}) is None, key
+    assert recognise({**state, "msa.weight": torch.zeros(1)}) is None
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("edsr_baseline", 1_220_416), ("edsr", 38_362_368), ("identity", 0)])
 def test_configuration_builds_the_published_network(name: str, parameters: int) -> None:
     network = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
     assert sum(p.numel() for p in network.parameters()) == parameters
