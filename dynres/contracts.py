@@ -40,6 +40,7 @@ class Task:
         seed: (B,) int64 that alone fixes the random gates of each sample, or None for all zeros.
         routing: decisions already made (for a tile of a routed image), or None to decide from the image.
         noise: (B,) standard deviation of the noise where pixels are in [0, 1] (sigma / 255), or None if unknown.
+        axes: (B, 2) vertical and horizontal upscaling factors, or None where both are `scale`.
     """
 
     scale: Tensor | None = None
@@ -47,6 +48,7 @@ class Task:
     seed: Tensor | None = None
     routing: Routing | None = None
     noise: Tensor | None = None
+    axes: Tensor | None = None
 
 
 @dataclass(frozen=True)

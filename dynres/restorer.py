@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Restoration, Routing, Task
 from dynres.errors import UserError
-from dynres.layers.colour import rgb, ycbcr
+from dynres.layers.colour import LUMA_NOISE, rgb, ycbcr
 from dynres.layers.pixels import Pixels
 from dynres.layers.sampling import bicubic_at, bicubic_grid
 from dynres.layers.tiling import spans, tiled
@@ -148,7 +148,9 @@ class Restorer(Pretrained, nn.Module):
         check_budget(budget)
         factor = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
         level = self._noise(noise, image)
-        task = Task(torch.full((len(image),), factor, device=image.device), budget, seed, noise=level)
+        axes = torch.tensor([[size[0] / image.shape[-2], size[1] / image.shape[-1]]], device=image.device)
+        scales = torch.full((len(image),), factor, device=image.device)
+        task = Task(scales, budget, seed, noise=level, axes=axes.expand(len(image), -1))
         given, image = image, self.seen(image, 1)
         if self.upsampler.same_size:
             image = bicubic_grid(image, size)
@@ -188,14 +190,15 @@ class Restorer(Pretrained, nn.Module):
         return Features(tiled(extract, image, *plan, watch), image, routing)
 
     def _noise(self, noise: float | None, image: Tensor) -> Tensor | None:
-        """(B,) in units of the image, or None."""
+        """(B,) in units of what the network sees, or None: noise on R, G and B alike is weaker in their luma."""
         if noise is None:
             if self.backbone.wants_noise:
                 raise ValueError(f"{type(self.backbone).__name__} must be told the noise level, such as noise=25")
             return None
         if not 0 <= noise <= 255:
             raise ValueError(f"noise is a standard deviation from 0 to 255, got {noise}")
-        return torch.full((len(image),), noise / 255, device=image.device)
+        luma = image.shape[1] > self.backbone.image_channels
+        return torch.full((len(image),), noise / 255 * (LUMA_NOISE if luma else 1.0), device=image.device)
 
     def _spent(self, routing: Routing | None, batch: int, size: tuple[int, int], tile: int | None) -> Tensor:
         """(B,) MACs of the backbone for images of size (H, W), tiles and their overlaps included."""

@@ -27,7 +27,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with every value checked that can be checked without an image."""
     parser = argparse.ArgumentParser(prog="python -m dynres.upscale", description=__doc__)
     parser.add_argument("input", type=Path, help="an image, or a folder of images (searched recursively)")
-    parser.add_argument("--scale", type=float, help="upscaling factor from 1 to 30, such as 3.7; default: the network's own")
+    parser.add_argument("--scale", type=float, help="factor from 1 to 30, such as 3.7; default: the network's own")
     parser.add_argument("--size", help="output size WIDTHxHEIGHT instead of a scale")
     parser.add_argument(
         "--ckpt", type=Path, help="a run's checkpoint or an author's file; default: the newest finished run under runs/"

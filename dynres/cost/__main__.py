@@ -15,30 +15,34 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dynres.backbones.base import Backbone
 from dynres.build import build_restorer, compose_checked, network_description
 from dynres.contracts import Task
 from dynres.cost.counter import CONVENTIONS, Convention, count_macs, count_parameters
 from dynres.errors import UserError, clean_exit
-from dynres.nodes import check_options
+from dynres.nodes import check_options, make, plain
 from dynres.restorer import Restorer, output_size
 
 _OWN = ("size", "scale", "format", "convention")
 USAGE = "dynres.cost backbone=NAME size=[H,W] [upsampler=NAME scale=S] [format=table|json] [convention=fvcore|all]"
 
 
-def measure(restorer: Restorer, size: tuple[int, int], convention: Convention, scale: float | None) -> dict[str, int]:
-    """{"params", "macs"} for one (H, W) image, every branch on; of the backbone, or with a scale of backbone and head.
+def measure(
+    network: Backbone | Restorer, size: tuple[int, int], convention: Convention, scale: float
+) -> dict[str, int]:
+    """{"params", "macs"} for one (H, W) image, every branch on; of a backbone, or of a restorer decoding to a scale.
 
-    The restorer lives on the meta device: no memory, no arithmetic.
+    The network lives on the meta device: no memory, no arithmetic. Heads are counted under the fvcore convention.
     """
-    image = torch.empty(1, 3, *size, device="meta")
-    task = Task(torch.ones(1, device="meta"), budget=1.0)
-    restorer.eval()
-    macs = count_macs(lambda: restorer.backbone(image, task), convention)
-    if scale is None:
-        return {"params": count_parameters(restorer.backbone), "macs": macs}
-    output = output_size(size, scale, None)
-    return {"params": count_parameters(restorer), "macs": macs + restorer.upsampler.macs(*size, output)}
+    backbone = network.backbone if isinstance(network, Restorer) else network
+    one = torch.ones(1, device="meta")
+    image = torch.empty(1, backbone.image_channels, *size, device="meta")
+    task = Task(one, budget=1.0, noise=one if backbone.wants_noise else None)
+    network.eval()
+    macs = count_macs(lambda: backbone(image, task), convention)
+    if isinstance(network, Restorer):
+        macs += network.upsampler.macs(*size, output_size(size, scale, None))
+    return {"params": count_parameters(network), "macs": macs}
 
 
 def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -94,10 +98,11 @@ def main() -> None:
         raise UserError("upsampler=NAME needs scale=S: decoding costs by output pixel")
     cfg = compose_checked(["profile=paper", "data=demo", "method=assr", *overrides])
     check_options(cfg.backbone, "backbone")
-    check_options(cfg.upsampler, "upsampler", ("in_channels",))
+    if with_head:
+        check_options(cfg.upsampler, "upsampler", ("in_channels",))
     with torch.device("meta"):
-        restorer = build_restorer(network_description(cfg))
-    result = measure(restorer, size, convention, scale if with_head else None) | {"convention": convention}
+        network = build_restorer(network_description(cfg)) if with_head else make(plain(cfg.backbone), "backbone")
+    result = measure(network, size, convention, scale or 1.0) | {"convention": convention}
     if form == "json":
         print(json.dumps(result))
         return

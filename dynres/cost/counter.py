@@ -38,10 +38,19 @@ def count_macs(function: Callable[[], object], convention: Convention = "fvcore"
 
 
 def count_on_meta(module: nn.Module, *inputs: object) -> int:
-    """MACs of `module(*inputs)` for inputs on the meta device: its weights are stood in for, nothing is computed."""
+    """MACs of `module(*inputs)` in evaluation, for inputs on the meta device.
+
+    Its weights are stood in for, nothing is computed, and the modes of its parts are as before.
+    """
     stand_ins = {name: tensor.to("meta") for name, tensor in chain(module.named_parameters(), module.named_buffers())}
-    with torch.inference_mode(False):
-        return count_macs(lambda: functional_call(module, stand_ins, inputs))
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.inference_mode(False):
+            return count_macs(lambda: functional_call(module, stand_ins, inputs))
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor
 
 from dynres.errors import UserError
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description, Family, Naming, Rules, State, network
+from dynres.nodes import make
 from dynres.restorer import Restorer
-from dynres.upsamplers.base import GridUpsampler
+from dynres.upsamplers.implicit import ImplicitUpsampler
 
 _ENCODER = "encoder."
 
@@ -33,8 +35,12 @@ def recognise(state: State, family: str | None = None) -> Description | None:
         return next((found for family in FAMILIES if (found := family.whole(state)) is not None), None)
     rest = {key: value for key, value in state.items() if not key.startswith(_ENCODER)}
     backbone = next((node for family in FAMILIES if (node := family.extractor(encoder)) is not None), None)
-    upsampler = next((node for head in HEADS if (node := head(rest)) is not None), None)
-    return network(backbone, upsampler) if backbone and upsampler else None
+    if backbone is None:
+        return None
+    with torch.device("meta"):
+        channels = make(backbone, "backbone").out_channels
+    upsampler = next((node for head in HEADS if (node := head(rest, channels)) is not None), None)
+    return network(backbone, upsampler) if upsampler else None
 
 
 def from_official(state: State, restorer: Restorer) -> dict[str, Tensor]:
@@ -66,7 +72,7 @@ def naming(restorer: Restorer) -> Naming:
     if family is None:
         raise ValueError(f"{type(restorer.backbone).__name__} has no authors' form known here")
     found = family.naming(restorer)
-    if isinstance(restorer.upsampler, GridUpsampler):
+    if not isinstance(restorer.upsampler, ImplicitUpsampler):
         return found
     constants = {_ENCODER + key: value for key, value in found.constants.items()}
     return Naming((*((pattern, _ENCODER + new) for pattern, new in found.backbone), ("", _ENCODER)), (), constants)

@@ -20,6 +20,7 @@ from dynres.restorer import Restorer
 
 # What a Baseline lacks of a TADT: its controller starts untrained (TADT, Sec. 4.1).
 _CONTROLLER = "backbone.controller."
+_COUNTER = ".num_batches_tracked"  # of batch normalisation; old files lack it, and evaluation does not read it
 # How training scripts wrap a state dict: BasicSR and KAIR, Lightning and timm; innermost last.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 
@@ -102,6 +103,7 @@ def _fill(restorer: Restorer, content: Content, path: Path) -> None:
     no_controller = all(key not in weights for key in expected if key.startswith(_CONTROLLER))
     if not no_controller:
         missing = [key for key in expected if key not in weights]
+    missing = [key for key in missing if not key.endswith(_COUNTER)]
     asked = restorer.description or {}
     if missing or surplus or other:
         example = (missing or surplus or other)[0]

@@ -1,14 +1,17 @@
-"""What the implicit upsamplers (LIIF, MetaSR, LTE) share: one function of features and position, two ways to call it.
+"""What the implicit upsamplers (LIIF, MetaSR, LTE, SRNO) share: one function of features and position, called two ways.
 
-All three begin with a map of the features that is linear in a 3x3 neighbourhood (MetaSR's output is bilinear in it).
-That part is a convolution, run once per low-resolution pixel ("lifting"), before pixels are looked up; no tensor of
-unfolded neighbourhoods exists. The result is the papers' to rounding (tests/golden).
+LIIF, MetaSR and LTE begin with a map of the features that is linear in a 3x3 neighbourhood (MetaSR's output is bilinear
+in it). That part is a convolution, run once per low-resolution pixel ("lifting"), before pixels are looked up; no
+tensor of unfolded neighbourhoods exists. The result is the papers' to rounding (tests/golden).
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Tap, check_coords, pixel_centres
+from dynres.layers.sampling import Tap, bilinear_at, bilinear_grid, check_coords, pixel_centres
 from dynres.upsamplers.base import Upsampler
 
 Taps = tuple[Tap, ...]
@@ -44,10 +47,23 @@ class Lifted:
         return self.table.index_select(0, (index + image * (self.rows * self.width)).flatten())
 
 
+class Piece(NamedTuple):
+    """What `ImplicitUpsampler.colours` takes for some rows of the output."""
+
+    lifted: Lifted
+    rows: Taps
+    columns: Taps
+    cell: Tensor
+
+
 class ImplicitUpsampler(Upsampler):
-    """Colours that depend on the nearest features and on the position relative to them."""
+    """Colours that depend on the nearest features and on the position relative to them.
+
+    Where `adds_image` is set, the bilinear enlargement of the image is added to them.
+    """
 
     imnet: MLP  # what is decoded last
+    trained_scale: float = math.inf  # `decode` gives no smaller cell, relative to the input, than at this scale
     reach: int = 1  # rows and columns of neighbours that `lift` reads on each side
     lifted_rows: int = 16  # `decode` lifts about so many rows at a time (and one or two twice), which bounds its memory
     chunk_pixels: int = 4096  # output pixels at a time on a CPU: their hidden layers stay in its cache; 32 x on a GPU
@@ -74,17 +90,41 @@ class ImplicitUpsampler(Upsampler):
         columns = self.taps(coords[..., 1], cell[..., 1], width)
         relative = cell * cell.new_tensor((height, width))
         lifted = self._lifted(self._padded(features.cropped), 0)
-        return self.colours(lifted, rows, columns, relative.reshape(-1, 2)).view(*coords.shape[:2], 3)
+        colour = self.colours(lifted, rows, columns, relative.reshape(-1, 2)).view(*coords.shape[:2], 3)
+        return colour + bilinear_at(features.image, coords) if self.adds_image else colour
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the colours."""
+        return self.imnet.last
 
     def zero_output(self) -> None:
-        nn.init.zeros_(self.imnet.last.weight)
-        nn.init.zeros_(self.imnet.last.bias)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def decode_cell(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """(2,) the cell that `decode` uses for an H' x W' image: the size of a pixel, (2/H', 2/W')."""
-        return torch.tensor([2 / size[0], 2 / size[1]], device=features.image.device)
+        """(2,) the cell that `decode` uses for an H' x W' image: a pixel's (2/H', 2/W'), times max(s / trained, 1).
+
+        LTE's and SRNO's authors take one nominal scale for both axes; each axis goes by its own here.
+        """
+        have = features.image.shape[-2:]
+        growth = [max(out / side / self.trained_scale, 1.0) for out, side in zip(size, have, strict=True)]
+        cell = torch.tensor([2 / size[0], 2 / size[1]], device=features.image.device)
+        return cell * cell.new_tensor(growth)
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
+        batch, colours = len(features.image), self.colouring(features, size)
+        out = features.image.new_empty(batch, 3, *size)
+        for piece, part in self.pieces(features, size):
+            out[:, :, part] = colours(*piece).view(batch, -1, size[1], 3).permute(0, 3, 1, 2)
+        return out + bilinear_grid(features.image, size) if self.adds_image else out
+
+    def colouring(self, features: Features, size: tuple[int, int]) -> Callable[[Lifted, Taps, Taps, Tensor], Tensor]:
+        """`colours` for the pieces of one H' x W' image; a subclass first looks there at the image as a whole."""
+        return self.colours
+
+    def pieces(self, features: Features, size: tuple[int, int]) -> Iterator[tuple[Piece, slice]]:
+        """The H' x W' image from the top, in what bounds `decode`'s memory; each piece with its rows."""
         batch, _, height, width = features.image.shape
         device = features.image.device
         cell = self.decode_cell(features, size)
@@ -94,15 +134,12 @@ class ImplicitUpsampler(Upsampler):
         padded = self._padded(features.cropped)
         first, last = rows[0].pixel.tolist(), rows[-1].pixel.tolist()
         chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 32) // (batch * size[1]))
-        out = features.image.new_empty(batch, 3, *size)
         for band in _spans(0, size[0], max(chunk, self.lifted_rows * size[0] // height)):
             top, bottom = first[band.start], last[band.stop - 1]
             lifted = self._lifted(padded[:, :, top : bottom + 1 + 2 * self.reach], top)
             for part in _spans(band.start, band.stop, chunk):
                 some = _shaped(tuple(Tap(tap.pixel[part], tap.offset[part]) for tap in rows), (1, -1, 1), batch)
-                colour = self.colours(lifted, some, columns, relative)
-                out[:, :, part] = colour.view(batch, -1, size[1], 3).permute(0, 3, 1, 2)
-        return out
+                yield Piece(lifted, some, columns, relative), part
 
     def _padded(self, features: Tensor) -> Tensor:
         padded = F.pad(features, (0, 0, self.reach, self.reach)) if self.reach else features

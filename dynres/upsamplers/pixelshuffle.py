@@ -49,7 +49,9 @@ class DirectPixelShuffle(GridUpsampler):
 
     def __init__(self, in_channels: int, scale: int, image_channels: int = 3) -> None:
         super().__init__(in_channels, scale, image_channels)
-        check_widths("DirectPixelShuffle", in_channels=in_channels, scale=scale - 1, image_channels=image_channels)
+        check_widths("DirectPixelShuffle", in_channels=in_channels, image_channels=image_channels)
+        if scale < 2:
+            raise ValueError(f"pixelshuffle_direct enlarges by 2, 3, 4, ..., got scale {scale}")
         self.last = nn.Conv2d(in_channels, scale**2 * image_channels, 3, padding=1)
 
     def forward(self, features: Features) -> Tensor:

@@ -38,7 +38,7 @@ def test_a_mistake_in_a_shell_is_one_line_and_exit_code_2() -> None:
     done = shell("backbone=swimir", "size=[48,48]")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert "swimir" in done.stderr and "mstb" in done.stderr
+    assert "swimir" in done.stderr and "swinir" in done.stderr
 
 
 def test_edsr_and_its_head(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

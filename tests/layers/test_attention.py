@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynres.layers.attention import WindowAttention
+from dynres.layers.attention import WindowAttention, attend_in_windows, position_bias
+from dynres.layers.windows import relative_position_index
 
 
 def build(channels: int, heads: int, window: int, pooled: int | None = None, shift: int = 0) -> WindowAttention:
@@ -127,6 +128,32 @@ def test_what_the_mask_hides_has_no_influence() -> None:
     changed[:, :2] += 1
     assert torch.equal(attention(x)[:, 2:], attention(changed)[:, 2:])
     assert not torch.equal(attention(x)[:, :2], attention(changed)[:, :2])
+
+
+@pytest.mark.parametrize(("window", "shift"), [((2, 4), (0, 0)), ((2, 4), (1, 2)), ((8, 2), (0, 1)), ((4, 8), (2, 0))])
+def test_attention_in_rectangles_is_that_of_pixels_which_share_one(
+    window: tuple[int, int], shift: tuple[int, int]
+) -> None:
+    """Against one softmax over all pixels of the image, in which those of other windows are hidden from each other.
+
+    Windows begin `shift` pixels into the image; what is left before the first one are windows of their own.
+    """
+    height, width, heads, channels = 8, 8, 2, 4
+    index, rows = relative_position_index(window)
+    table = torch.randn(rows, heads, dtype=torch.double)
+    qkv = torch.randn(1, height, width, 3 * channels, dtype=torch.double)
+    ours = attend_in_windows(qkv, position_bias(table, index), window, shift)
+
+    place = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    number = torch.div(place - torch.tensor(shift), torch.tensor(window), rounding_mode="floor")
+    together = (number[:, None] == number[None, :]).all(-1)
+    down, right = ((place[:, None] - place[None, :]) + torch.tensor(window) - 1).unbind(-1)
+    row = (down * (2 * window[1] - 1) + right).where(together, 0)
+    query, key, value = qkv.flatten(0, 2).view(-1, 3, heads, channels // heads).unbind(1)
+    logits = torch.einsum("qhc,khc->hqk", query, key) / (channels // heads) ** 0.5 + table[row].permute(2, 0, 1)
+    weights = logits.masked_fill(~together, float("-inf")).softmax(-1)
+    expected = torch.einsum("hqk,khc->qhc", weights, value).reshape(1, height, width, channels)
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,38 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynres.layers.windows import merge, pad_to_multiple, partition, relative_position_index, shift_mask
+from dynres.layers.windows import (
+    merge,
+    pad_to_multiple,
+    partition,
+    relative_offsets,
+    relative_position_index,
+    shift_mask,
+)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    batch=st.integers(1, 2), rows=st.integers(1, 4), columns=st.integers(1, 4), window=st.integers(1, 5),
-    channels=st.integers(1, 3),
+    batch=st.integers(1, 2), rows=st.integers(1, 4), columns=st.integers(1, 4), height=st.integers(1, 5),
+    width=st.integers(1, 5), channels=st.integers(1, 3),
 )  # fmt: skip
 def test_merging_the_windows_of_an_image_returns_it(
-    batch: int, rows: int, columns: int, window: int, channels: int
+    batch: int, rows: int, columns: int, height: int, width: int, channels: int
 ) -> None:
-    x = torch.rand(batch, rows * window, columns * window, channels)
-    windows = partition(x, window)
-    assert windows.shape == (batch, rows, columns, window * window, channels)
-    assert torch.equal(merge(windows, window), x)
+    x = torch.rand(batch, rows * height, columns * width, channels)
+    windows = partition(x, (height, width))
+    assert windows.shape == (batch, rows, columns, height * width, channels)
+    assert torch.equal(merge(windows, (height, width)), x)
 
 
-def test_a_window_holds_its_own_pixels_row_by_row() -> None:
+@pytest.mark.parametrize(("window", "height", "width"), [(3, 3, 3), ((2, 3), 2, 3), ((3, 1), 3, 1)])
+def test_a_window_holds_its_own_pixels_row_by_row(window: int | tuple[int, int], height: int, width: int) -> None:
     x = torch.arange(6 * 9).view(1, 6, 9, 1)
-    windows = partition(x, 3)
-    for i in range(2):
-        for j in range(3):
-            assert torch.equal(windows[0, i, j, :, 0], x[0, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3, 0].flatten())
+    windows = partition(x, window)
+    for i in range(6 // height):
+        for j in range(9 // width):
+            own = x[0, height * i : height * (i + 1), width * j : width * (j + 1), 0]
+            assert torch.equal(windows[0, i, j, :, 0], own.flatten())
 
 
 @pytest.mark.parametrize(("window", "pooled", "rows"), [(4, 4, 49), (8, 8, 225), (16, 16, 961), (48, 12, 8464)])
@@ -55,6 +64,16 @@ def test_bias_row_depends_on_the_offset_alone(window: int, pooled: int) -> None:
     assert len(set(row_of.values())) == len(row_of)
 
 
+@pytest.mark.parametrize("window", [(1, 1), (2, 5), (4, 3)])
+def test_rows_of_the_bias_table_are_offsets_in_order(window: tuple[int, int]) -> None:
+    """The offset that a pair's row stands for is the pair's own: the query's place less the key's."""
+    index, rows = relative_position_index(window)
+    offsets = relative_offsets(window)
+    assert offsets.shape == (rows, 2) and torch.equal(index.unique(), torch.arange(rows))
+    place = torch.cartesian_prod(*(torch.arange(side) for side in window))
+    assert torch.equal(offsets[index], (place[:, None] - place[None, :]).float())
+
+
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(1, 20), width=st.integers(1, 20), multiple=st.integers(1, 12))
 def test_padding_is_torch_reflection_where_torch_can(height: int, width: int, multiple: int) -> None:
@@ -76,16 +95,33 @@ def test_an_image_shorter_than_its_padding_is_reflected_again(size: int, expecte
     assert pad_to_multiple(line.view(1, 1, 1, size).expand(1, 1, 8, size), 8)[0, 0, 0].tolist() == expected
 
 
-@pytest.mark.parametrize(("window", "shift"), [(4, 2), (4, 1), (3, 1), (2, 1)])
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 20), width=st.integers(1, 20), multiple=st.integers(1, 12))
+def test_padding_that_repeats_the_edge_is_the_image_and_its_mirror_image_in_turn(
+    height: int, width: int, multiple: int
+) -> None:
+    image = torch.rand(2, 3, height, width)
+    padded = pad_to_multiple(image, multiple, repeat_edge=True)
+    tall = torch.cat([image, image.flip(2)] * multiple, dim=2)[:, :, : height + -height % multiple]
+    expected = torch.cat([tall, tall.flip(3)] * multiple, dim=3)[..., : width + -width % multiple]
+    assert torch.equal(padded, expected)
+
+
+@pytest.mark.parametrize(
+    ("window", "shift"), [((4, 4), (2, 2)), ((3, 3), (1, 1)), ((2, 4), (1, 2)), ((4, 2), (2, 1)), ((3, 4), (0, 2))]
+)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (3, 1), (2, 3)])
-def test_shift_mask_joins_what_was_together_before_the_roll(window: int, shift: int, rows: int, columns: int) -> None:
+def test_shift_mask_joins_what_was_together_before_the_roll(
+    window: tuple[int, int], shift: tuple[int, int], rows: int, columns: int
+) -> None:
     """Two tokens of a rolled window may see each other if both, or neither, were carried over each border."""
-    height, width = rows * window, columns * window
+    height, width = rows * window[0], columns * window[1]
     where = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
-    windows = partition(where.roll((-shift, -shift), dims=(1, 2)), window)[0]
+    windows = partition(where.roll((-shift[0], -shift[1]), dims=(1, 2)), window)[0]
     for i in range(rows):
         for j in range(columns):
-            carried = windows[i, j] < shift  # a token from the first rows (columns) ends up in the last window
+            # a token from the first rows (columns) ends up in the last window
+            carried = windows[i, j] < torch.tensor(shift)
             carried = carried & torch.tensor([i == rows - 1, j == columns - 1])
             expected = (carried[:, None] == carried[None, :]).all(-1)
             assert torch.equal(shift_mask(window, shift, i == rows - 1, j == columns - 1), expected), f"window {i}, {j}"

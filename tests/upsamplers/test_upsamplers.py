@@ -21,7 +21,9 @@ from dynres.upsamplers.bicubic import Bicubic
 from dynres.upsamplers.implicit import ImplicitUpsampler
 from dynres.upsamplers.liif import LIIF
 from dynres.upsamplers.lte import LTE
+from dynres.upsamplers.lte_fast import LTEFast
 from dynres.upsamplers.metasr import MetaSR
+from dynres.upsamplers.srno import SRNO
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "upsampler"
 CHANNELS = 5
@@ -32,6 +34,8 @@ BUILD: dict[str, Callable[[], Upsampler]] = {
     "liif_no_cell": partial(LIIF, CHANNELS, hidden=12, layers=3, cell_decode=False),
     "metasr": partial(MetaSR, CHANNELS, hidden=10),
     "lte": partial(LTE, CHANNELS, hidden_dim=12, layers=2),
+    "lte_fast": partial(LTEFast, CHANNELS, hidden_dim=12, layers=2),
+    "srno": partial(SRNO, CHANNELS, width=12, heads=3),
     "bicubic": partial(Bicubic, CHANNELS),
 }
 LEARNED = [name for name in BUILD if name != "bicubic"]
@@ -195,6 +199,10 @@ def test_half_precision_coordinates_are_refused(name: str) -> None:
         (lambda: MetaSR(64, hidden=-3), "MetaSR needs hidden of at least 1, got -3"),
         (lambda: LTE(64, layers=0), "LTE needs layers of at least 1, got 0"),
         (lambda: LTE(64, hidden_dim=255), "LTE needs an even hidden_dim .* got 255"),
+        (lambda: LTEFast(64, hidden_dim=7), "LTEFast needs an even hidden_dim .* got 7"),
+        (lambda: SRNO(64, width=0), "SRNO needs width of at least 1, got 0"),
+        (lambda: SRNO(64, width=12, heads=5), "heads of 2 channels or more each, got width 12, 5 heads"),
+        (lambda: SRNO(64, width=4, heads=4), "heads of 2 channels or more each, got width 4, 4 heads"),
     ],
 )
 def test_impossible_options_are_refused_by_name_and_value(call: Callable[[], Upsampler], message: str) -> None:
@@ -203,7 +211,16 @@ def test_impossible_options_are_refused_by_name_and_value(call: Callable[[], Ups
 
 
 @pytest.mark.parametrize(
-    ("file", "parameters"), [("liif", 346_883), ("metasr", 445_120), ("lte", 493_827), ("bicubic", 0)]
+    ("file", "parameters"),
+    [
+        ("liif", 346_883),
+        ("metasr", 445_120),
+        ("lte", 493_827),
+        ("lte_fast", 493_827),
+        ("srno", 794_883),
+        ("arbsr", 10_697),
+        ("bicubic", 0),
+    ],
 )
 def test_configuration_builds_the_published_upsampler(file: str, parameters: int) -> None:
     upsampler = instantiate(OmegaConf.load(CONF / f"{file}.yaml"), in_channels=64)
@@ -211,7 +228,9 @@ def test_configuration_builds_the_published_upsampler(file: str, parameters: int
 
 
 def test_every_upsampler_has_a_configuration_here() -> None:
-    assert {path.stem for path in CONF.glob("*.yaml")} == {"liif", "metasr", "lte", "bicubic"}
+    any_scale = {"liif", "metasr", "lte", "lte_fast", "srno", "arbsr", "bicubic"}
+    grids = {"pixelshuffle", "pixelshuffle_direct", "nearest_conv", "same_size", "as_image"}  # test_grid.py
+    assert {path.stem for path in CONF.glob("*.yaml")} == any_scale | grids
 
 
 # What each network is, beyond its numbers.
