@@ -12,15 +12,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Cost, Features, Task
 from dynres.layers.attention import WindowAttention
-from dynres.layers.windows import pad_to_multiple
+from dynres.layers.transformer import ResidualGroup, initialise
+from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
 BRANCHES = 4
+MSTG = ResidualGroup
 
 
 class MSTB(nn.Module):
@@ -90,21 +91,6 @@ class MSTB(nn.Module):
         return self.projection.weight.chunk(BRANCHES, dim=1)[branch]
 
 
-class MSTG(nn.Module):
-    """Multi-scale transformer group: two MSTBs under the same gates, a 3x3 convolution, and the group's residual."""
-
-    def __init__(self, channels: int, blocks: Sequence[MSTB]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
-        y = x
-        for block in self.blocks:
-            y = block(y, gates)
-        return x + to_tokens(self.conv(to_image(y)))
-
-
 class MultiScaleTransformer(Backbone):
     """Shallow convolution, N groups, convolution, skip, 64-channel head (Fig. 3a).
 
@@ -148,7 +134,7 @@ class MultiScaleTransformer(Backbone):
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.patch_norm = nn.LayerNorm(channels)
         self.groups = nn.ModuleList(
-            MSTG(
+            ResidualGroup(
                 channels,
                 [
                     MSTB(channels, local_windows, global_window, pooled, heads, mlp_ratio, shifted=index % 2 == 1)
@@ -162,10 +148,7 @@ class MultiScaleTransformer(Backbone):
         self.conv_last = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.mlp_hidden = int(channels * mlp_ratio)
         self.blocks_per_group = blocks_per_group
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return Features(self.extract(image, None), image)
@@ -195,13 +178,3 @@ class MultiScaleTransformer(Backbone):
         keys = [m * m for m in self.local_windows] + [self.pooled**2]
         units = [self.blocks_per_group * (3 * branch**2 + branch * c + 2 * branch * k) for k in keys]
         return Cost(fixed * pixels, tuple(u * pixels for u in units) * len(self.groups))
-
-
-def to_tokens(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C)."""
-    return image.permute(0, 2, 3, 1)
-
-
-def to_image(tokens: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), in channels-last memory: no copy."""
-    return tokens.permute(0, 3, 1, 2)

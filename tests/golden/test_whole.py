@@ -14,7 +14,11 @@ from tests.golden.fill import Oracle
 from tests.golden.parity import assert_forward, assert_gradient, assert_names, rebuilt
 
 MODELS = (
-    "edsr_baseline_x2_shift255", "edsr_x2_shift255",
+    "edsr_baseline_x2_shift255", "edsr_x2_shift255", "rcan_x2",
+    "dncnn_gray_17", "dncnn_gray_17_bn", "dncnn_pytorch_17", "ffdnet_color", "ffdnet_gray", "ircnn_color", "ircnn_gray",
+    "drunet_color", "drunet_gray",
+    "swinir_classical_x2", "swinir_light_x2", "swinir_dn_color", "swinir_jpeg_car_gray", "cat_r2_x2",
+    "rnan_sr_x2", "panet_dn_rgb", "paedsr_x2",
 )  # fmt: skip
 
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dynres.interop.families import (
+    arbsr,
+    cat,
+    drunet,
+    edsr,
+    han,
+    implicit,
+    nlsn,
+    panet,
+    plain,
+    rcan,
+    rdn,
+    rnan,
+    san,
+    swinir,
+)
+from dynres.interop.family import Family
 
-from dynres.interop.families import edsr, implicit
-from dynres.interop.family import Family, Node, State
+FAMILIES: tuple[Family, ...] = (
+    edsr.FAMILY, rdn.FAMILY, rcan.FAMILY, arbsr.FAMILY, han.FAMILY, san.FAMILY,
+    *plain.FAMILIES, drunet.FAMILY, nlsn.FAMILY, rnan.FAMILY, *panet.FAMILIES,
+    swinir.FAMILY, cat.FAMILY,
+)  # fmt: skip
 
-FAMILIES: tuple[Family, ...] = (edsr.FAMILY,)
-
-HEADS: tuple[Callable[[State], Node | None], ...] = implicit.HEADS
+HEADS: tuple[implicit.Head, ...] = implicit.HEADS
