@@ -33,16 +33,17 @@ MAY_KNOW: dict[str, set[str]] = {
     "nodes": set(),
     "pretrained": set(),
     "restorer": {"layers", "backbones", "upsamplers", "cost", "nodes", "pretrained"},
-    "interop": {"backbones", "upsamplers", "build", "restorer", "pretrained"},
+    "interop": {"layers", "backbones", "upsamplers", "nodes", "restorer", "pretrained"},
     "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics"},
     "callbacks": {"report"},
     "build": {"folders", "nodes", "restorer"},
     "checks": {"build", "methods", "nodes", "restorer", "upsamplers"},
     "sweep": {"report"},
+    "export": {"layers", "backbones", "upsamplers", "restorer"},
 }
 
 # Commands put everything together: they may know every room, and no room may know them.
-COMMANDS = frozenset({"run", "upscale", "tables", "cost.__main__"})
+COMMANDS = frozenset({"run", "upscale", "tables", "cost.__main__", "interop.__main__", "export.__main__"})
 PLACED = COMMON | MAY_KNOW.keys() | COMMANDS
 
 

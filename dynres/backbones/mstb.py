@@ -21,7 +21,6 @@ from dynres.layers.transformer import ResidualGroup, initialise
 from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
 BRANCHES = 4
-MSTG = ResidualGroup
 
 
 class MSTB(nn.Module):

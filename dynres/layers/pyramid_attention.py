@@ -51,7 +51,11 @@ class PyramidAttention(nn.Module):
         value = torch.cat([_patches(self.value(level)) for level in levels], dim=1)
         key = F.normalize(key, dim=-1, eps=MIN_NORM)
         step = query.shape[1] if query.is_meta else max(SCORES_AT_ONCE // (key.shape[0] * key.shape[1]), 1)
-        found = [F.scaled_dot_product_attention(some, key, value, scale=SHARPNESS) for some in query.split(step, dim=1)]
+        key, value = key[:, None], value[:, None]  # one head: exporters know no attention without that axis
+        found = [
+            F.scaled_dot_product_attention(some[:, None], key, value, scale=SHARPNESS)[:, 0]
+            for some in query.split(step, dim=1)
+        ]
         # A pixel lies in 9 patches; the authors divide their sum by 4.
         summed = F.fold(torch.cat(found, dim=1).transpose(1, 2), size, PATCH, padding=PATCH // 2)
         return self.residual_scale * x + summed / 4
