@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from dynres.errors import UserError
 
 _BLOCK = 1 << 20
+_REFUSED: type[Exception] = getattr(tarfile, "FilterError", tarfile.TarError)  # Python before 3.11.4 has no filters
 _CUT = (ConnectionError, TimeoutError, http.client.HTTPException)
 
 
@@ -82,7 +83,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
             raise UserError(f"{archive} is neither a zip nor a tar archive: delete it and download it again")
     except (zipfile.BadZipFile, tarfile.ReadError, EOFError) as error:
         raise UserError(f"{archive} is damaged: {error}; delete it and download it again") from error
-    except tarfile.FilterError as error:
+    except _REFUSED as error:
         raise UserError(f"{archive} is refused, nothing of it is used: {error}") from error
 
 

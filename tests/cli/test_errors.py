@@ -25,7 +25,7 @@ def refused(ended: Ended, here: Path, *words: str) -> None:
 
 
 MISTAKES = [
-    ("backbone=edrs", "backbone=edrs", "edsr_baseline"),
+    ("backbone=edrs", "backbone=edrs", "did you mean edsr?"),
     ("bakbone=tadt", "bakbone", "did you mean backbone?"),
     ("+experiment=tadt_lif", "did you mean tadt_liif?"),
     ("method.beta_wieght=1", "method.beta_wieght", "did you mean beta_weight?"),
