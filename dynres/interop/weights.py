@@ -33,7 +33,7 @@ class Content(NamedTuple):
     official: bool
 
 
-def load_pretrained(path: Path | str, family: str | None = None) -> Restorer:
+def load_pretrained(path: Path | str, family: str | None = None, part: str | None = None) -> Restorer:
     """The network of a file, ready to restore: whose it is, and how large, is read off its names and shapes.
 
     Args:
@@ -41,12 +41,13 @@ def load_pretrained(path: Path | str, family: str | None = None) -> Restorer:
             networks (bare, or as BasicSR, KAIR, LIIF, DataParallel save it).
         family: whose it is, where names and shapes do not tell: "VDSR" (else a DnCNN of the same shape; a file name
             with "vdsr" says so too).
+        part: which of the networks, for a file that holds several (IRCNN's, one for each noise level).
 
     Raises:
         UserError: unreadable, or nobody's known here; the message lists whose are.
     """
     path = Path(path)
-    content = read_content(path, family)
+    content = read_content(path, family, part)
     restorer = Restorer.from_description(content.network)
     _fill(restorer, content, path)
     return restorer.eval()
@@ -63,7 +64,7 @@ def load_weights(restorer: Restorer, path: Path) -> None:
     _fill(restorer, read_content(path), path)
 
 
-def read_content(path: Path, family: str | None = None) -> Content:
+def read_content(path: Path, family: str | None = None, part: str | None = None) -> Content:
     """The weights and the description of a file; see `load_pretrained`."""
     if path.is_dir():
         network, weights = read_folder(path)
@@ -71,7 +72,7 @@ def read_content(path: Path, family: str | None = None) -> Content:
     stored = _stored(path)
     if isinstance(stored, Mapping) and "state_dict" in stored and "dynres" in stored:
         return Content(restorer_weights(stored), trusted(stored["dynres"], path), official=False)
-    state = _unwrapped(stored)
+    state = _unwrapped(_chosen(stored, part, path))
     found = recognise(state, family or _hinted(path)) if state else None
     if found is None:
         known = ", ".join(each.name for each in FAMILIES)
@@ -129,6 +130,24 @@ def _stored(path: Path) -> Any:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def _chosen(stored: Any, part: str | None, path: Path) -> Any:
+    """One of the state dicts of a file that holds several, by its name there; a file of one as it is."""
+    several = isinstance(stored, Mapping) and len(stored) > 1 and all(map(_unwrapped, stored.values()))
+    if not several:
+        if part is not None:
+            raise UserError(f"{path} holds one network: leave out part={part}")
+        return stored
+    if set(stored) <= set(_WRAPPERS):
+        return stored  # one network in several states, such as params and params_ema
+    if part not in stored:
+        names = f"{next(iter(stored))} ... {list(stored)[-1]}"
+        raise UserError(
+            f"{path} holds {len(stored)} networks: choose one with part= (here {names}); IRCNN's is number "
+            f"ceil(sigma / 2) - 1, and `python -m dynres.interop {path} --part N --official OUT.pth` writes it alone"
+        )
+    return stored[part]
 
 
 def _unwrapped(stored: Any) -> dict[str, Tensor]:

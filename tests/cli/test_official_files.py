@@ -123,6 +123,24 @@ def test_the_command_shows_a_file_and_writes_its_other_forms(edsr: Path, here: P
     assert typed("net", main=interop.main).code == 0
 
 
+def test_one_of_several_networks_in_a_file_is_chosen_by_name(here: Path) -> None:
+    """IRCNN's released files hold one network for each noise level."""
+    ircnn = {"_target_": "dynres.backbones.ircnn.IRCNN", "channels": 8, "image_channels": 1}
+    head = {"_target_": "dynres.upsamplers.same_size.SameSize", "image_channels": 1, "skip": "subtract"}
+    states = [to_official(restorer(ircnn, head)) for _ in range(3)]
+    for number, state in enumerate(states):
+        state["model.0.bias"] = torch.full_like(state["model.0.bias"], number)
+    torch.save({str(number): state for number, state in enumerate(states)}, "ircnn_gray.pth")
+    refused = typed("ircnn_gray.pth", main=interop.main)
+    assert refused.code == 2 and "holds 3 networks" in refused.err and "0 ... 2" in refused.err
+    assert typed("ircnn_gray.pth", "--part", "7", main=interop.main).code == 2
+    ended = typed("ircnn_gray.pth", "--part", "1", "--official", "one.pth", main=interop.main)
+    assert ended.code == 0, ended.err
+    written = torch.load("one.pth", weights_only=True)
+    assert all(torch.equal(written[key], states[1][key]) for key in states[1])
+    assert "leave out part" in typed("one.pth", "--part", "1", main=interop.main).err
+
+
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(1)}, [1, 2], {}, {"conv.weight": torch.zeros(2, 2)}])
 def test_an_unknown_file_lists_who_is_known(content: Any, here: Path) -> None:
     torch.save(content, "other.pth")
