@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.contracts import Features
 from dynres.layers.mlp import MLP
 from dynres.layers.sampling import NUDGE, Tap, nearest_index
 from dynres.layers.widths import check_widths
@@ -19,7 +20,8 @@ class MetaSR(ImplicitUpsampler):
     """A small MLP predicts, from the position and the scale, the filter that each output pixel applies.
 
     The filter is the MLP's second layer W applied to its hidden vector v, and the colour is (features . W) . v: the
-    product features . W is lifted (see ImplicitUpsampler), and no filter is ever written out.
+    product features . W is lifted (see ImplicitUpsampler), and no filter is written out but at whole factors, where few
+    serve all pixels.
 
     Args:
         in_channels: C, of the features.
@@ -62,7 +64,41 @@ class MetaSR(ImplicitUpsampler):
         products = lifted.at(row.pixel, column.pixel).unflatten(1, (3, self.hidden + 1))
         return torch.bmm(products, unit[:, :, None])[:, :, 0]
 
+    def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
+        factors = _whole_factors((features.image.shape[-2], features.image.shape[-1]), size)
+        return super().decode(features, size) if factors is None else self._repeated(features, factors)
+
+    def _repeated(self, features: Features, factors: tuple[int, int]) -> Tensor:
+        """`decode` at whole factors, where the filters of one feature pixel are those of every other.
+
+        A convolution with three of them for each place in a pixel, and a shuffle, some rows at a time.
+        """
+        batch, _, height, width = features.image.shape
+        down, right = factors
+        device = features.image.device
+        places = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=torch.float32) / n for n in factors))
+        filters = self.imnet(torch.cat([places, places.new_full((len(places), 1), 1 / down)], dim=1))
+        kernel = filters.unflatten(1, (self.in_channels, 3, 3, 3)).permute(0, 4, 1, 2, 3).flatten(0, 1)
+        padded = self._padded(features.cropped)
+        out = features.image.new_empty(batch, 3, height * down, width * right)
+        for top in range(0, height, self.lifted_rows):
+            some = padded[:, :, top : top + self.lifted_rows + 2]
+            colours = F.conv2d(some, kernel, padding=(0, 1)).unflatten(1, (down, right, 3))
+            rows = slice(top * down, (top + colours.shape[4]) * down)
+            out[:, :, rows] = colours.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        return out
+
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
-        """MACs of the form that runs: features lifted once a low-resolution pixel."""
+        """MACs of the form that runs: filters once a place at whole factors, else features lifted once a pixel."""
+        if (factors := _whole_factors((height, width), size)) is not None:
+            filter_bank = 27 * self.in_channels * factors[0] * factors[1]
+            return filter_bank * (height * width + self.hidden) + 3 * self.hidden * factors[0] * factors[1]
         outputs = 3 * (self.hidden + 1)
         return height * width * 9 * self.in_channels * outputs + size[0] * size[1] * (3 * self.hidden + outputs)
+
+
+def _whole_factors(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int] | None:
+    """By what whole numbers both axes grow, or None."""
+    if want[0] % have[0] or want[1] % have[1]:
+        return None
+    return want[0] // have[0], want[1] // have[1]
