@@ -21,6 +21,13 @@ from dynres.layers.transformer import ResidualGroup, initialise
 from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
 BRANCHES = 4
+# Pixels from which samples of a batch that disagree run one at a time: below, the calls of each cost more than the
+# copies of grouping by branch. Measured on a CPU (benchmarks/).
+ALONE = 28 * 28
+
+
+def _active(on: Tensor) -> list[int]:
+    return [j for j in range(BRANCHES) if on[j]]
 
 
 class MSTB(nn.Module):
@@ -60,8 +67,11 @@ class MSTB(nn.Module):
             return self.projection(self._run(parts, range(BRANCHES)) * weight.to(x.dtype))
         on = gates > 0.5
         if bool((on == on[:1]).all()):
-            return self._sliced(parts, [j for j in range(BRANCHES) if on[0, j]])
-        return self._grouped(parts, on)
+            return self._sliced(parts, _active(on[0]))
+        if x.shape[1] * x.shape[2] < ALONE:
+            return self._grouped(parts, on)
+        each = [self._sliced([part[i : i + 1] for part in parts], _active(on[i])) for i in range(len(on))]
+        return torch.cat(each)
 
     def _run(self, parts: Sequence[Tensor], active: Sequence[int]) -> Tensor:
         return torch.cat([self.branches[j](parts[j]) for j in active], dim=-1)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dynres.backbones import mstb
 from dynres.backbones.mstb import MultiScaleTransformer
 from dynres.backbones.tadt import TADT
 from dynres.contracts import Routing, Task
@@ -169,10 +170,13 @@ def test_bypassed_branches_run_no_kernel_in_a_batch_that_disagrees() -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("alone_from", [0, 10**9], ids=["one at a time", "grouped by branch"])
 @given(rows=st.lists(st.lists(st.integers(0, 1), min_size=UNITS, max_size=UNITS), min_size=2, max_size=4))
-def test_a_sample_alone_equals_the_sample_in_a_batch(rows: list[list[int]]) -> None:
+def test_a_sample_alone_equals_the_sample_in_a_batch(alone_from: int, rows: list[list[int]]) -> None:
+    """In both ways to run a batch that disagrees; the images' size chooses between them."""
     network, batch = build(), images(len(rows))
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mstb, "ALONE", alone_from)
         together = network(batch, task(len(rows), routing=decided(rows))).map
         for index, row in enumerate(rows):
             alone = network(batch[index : index + 1], task(routing=decided([row]))).map[0]
