@@ -65,7 +65,7 @@ def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
             )
         for name in ("scales", "val_scales", "test_scales"):
             given = cfg.data.get(name)
-            values = given if isinstance(given, ListConfig) else [given]
+            values = list(given) if isinstance(given, ListConfig) else [given]
             if any(value != scale for value in values):
                 raise UserError(
                     f"{upsampler} gives x{scale} only, and data.{name}={values}: set task=sr task.scale={scale}"

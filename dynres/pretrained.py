@@ -76,9 +76,11 @@ class Pretrained(
             folder = Path(hf_hub_download(model_id, CONFIG, **wanted)).parent  # the cache keeps both side by side
         network, weights = read_folder(folder)
         made = cls.from_description(network)
-        found = made.load_state_dict(weights, strict=False)  # type: ignore[attr-defined]
-        if wrong := [*found.missing_keys, *found.unexpected_keys]:
-            raise UserError(f"{folder / WEIGHTS} does not fit its own {CONFIG} ({wrong[0]}): take another copy")
+        try:
+            made.load_state_dict(weights)  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder / WEIGHTS} does not fit its own {CONFIG}: {reason}; take another copy") from error
         return made.eval()  # type: ignore[attr-defined]
 
 

@@ -78,7 +78,8 @@ class Restorer(Pretrained, nn.Module):
         if not isinstance(upsampler, Upsampler):
             raise UserError(f"upsampler._target_ {network['upsampler']['_target_']} is not an upsampler")
         try:
-            made = cls(backbone, upsampler, bool(network["image_skip"]), _pixels(network.get("pixels") or {}))
+            skip, pixels = bool(network.get("image_skip", False)), _pixels(network.get("pixels") or {})
+            made = cls(backbone, upsampler, skip, pixels)
         except ValueError as error:
             raise UserError(str(error)) from error
         made.description = dict(network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def run(cfg: DictConfig) -> float:
     cfg.experiment_name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
     try:
         if cfg.network == "ckpt":
-            _take_network(cfg)
+            _take_network(cfg, choices, list(hydra_cfg.overrides.task))
         check(cfg, choices)
         _one_folder(list(hydra_cfg.overrides.hydra))
         resumed = _last_checkpoint(cfg, folder)
@@ -93,12 +94,17 @@ def run(cfg: DictConfig) -> float:
     return mean_psnr(folder)
 
 
-def _take_network(cfg: DictConfig) -> None:
-    """network=ckpt: the file's own backbone, upsampler and pixels in place of the configured ones."""
+def _take_network(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> None:
+    """network=ckpt: the file's own backbone, upsampler and pixels in place of the configured ones and of `choices`."""
+    for override in overrides:
+        if re.match(r"\+*(backbone|upsampler|image_skip|pixels)[.=]", override) and override != "image_skip=false":
+            raise UserError(f"network=ckpt takes the network of the file: leave out {override}, or network=ckpt")
     if cfg.ckpt is None:
         raise UserError("network=ckpt takes the network of a file: give ckpt=PATH")
     path = Path(cfg.ckpt)
     network = read_content(path).network
+    for part in ("backbone", "upsampler"):
+        choices[part] = str(network[part]["_target_"]).rpartition(".")[2]
     with open_dict(cfg):
         cfg.experiment_name = path.stem
         for part in ("backbone", "upsampler", "image_skip"):

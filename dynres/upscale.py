@@ -32,6 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--ckpt", type=Path, help="a run's checkpoint or an author's file; default: the newest finished run under runs/"
     )
+    parser.add_argument("--family", help="whose file it is, where names and shapes do not tell: VDSR")
     parser.add_argument("--noise", type=float, help="standard deviation of the noise (of 255), for networks that ask")
     parser.add_argument(
         "--budget", type=float, help="fraction (0, 1] of the full compute; default: the network decides"
@@ -77,7 +78,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     rgb, alpha = read_rgba(path)
     try:
         size = output_size((rgb.shape[0], rgb.shape[1]), options.scale, options.size)
-        tile = options.tile if options.tile and max(rgb.shape[:2]) > options.tile else None
+        seen = size if restorer.upsampler.same_size else rgb.shape[:2]
+        tile = options.tile if options.tile and max(seen) > options.tile else None
         if tile is not None:
             tile_plan(restorer.backbone, tile)
     except ValueError as error:
@@ -105,7 +107,6 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     for note in said:
         progress.console.print(f"note: {note.message}", highlight=False, soft_wrap=True)
     target = _target(path, options)
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_png(
         target, _pixels(result.image), None if alpha is None else resize(alpha[..., None], size, "matlab")[..., 0]
     )
@@ -131,6 +132,19 @@ def _target(path: Path, options: argparse.Namespace) -> Path:
     return options.out / below / f"{path.stem}_{kind}.png"
 
 
+def _check_targets(images: list[Path], options: argparse.Namespace) -> None:
+    """Refuse to write two results into one file, or a result over an image that was given."""
+    given = {path.resolve() for path in images}
+    written: dict[Path, Path] = {}
+    for path in images:
+        target = _target(path, options).resolve()
+        if target in given:
+            raise UserError(f"{target} is one of the images: give another -o")
+        if target in written:
+            raise UserError(f"{path} and {written[target]} would both become {target}: restore them one by one")
+        written[target] = path
+
+
 @clean_exit
 def main() -> None:
     """The command line. An image that cannot be read is named and the others are still done; exit code 2 then."""
@@ -140,7 +154,11 @@ def main() -> None:
     images = find_images(options.input) if options.input.is_dir() else [options.input]
     checkpoint = options.ckpt or newest_checkpoint()
     console = Console(stderr=True)
-    restorer = load_pretrained(checkpoint).to(options.device)
+    restorer = load_pretrained(checkpoint, options.family)
+    try:
+        restorer = restorer.to(options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
     console.print(f"network: {checkpoint}", highlight=False, soft_wrap=True)
     if options.scale is None and options.size is None:
         if restorer.upsampler.scale is None:
@@ -148,6 +166,9 @@ def main() -> None:
         options.scale = restorer.upsampler.scale
     if restorer.backbone.wants_noise and options.noise is None:
         raise UserError("this network must be told the noise: --noise 25 for a standard deviation of 25 of 255")
+    if options.noise is not None and not restorer.backbone.wants_noise:
+        raise UserError("this network does not ask for the noise level: leave out --noise")
+    _check_targets(images, options)
     failed = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, run_folder, save_figure, write_csv
 from dynres.report import Record, grouped
 
 
@@ -44,8 +44,8 @@ class Flops(EvaluationWatcher):
     """
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
-        cost = restorer_of(module).backbone.cost
-        rows = macs_rows(records, lambda height, width: float(cost(height, width).full))
+        full = {item.size: item.macs / item.fraction for item in records}
+        rows = macs_rows(records, lambda height, width: full[height, width])
         lines = [["" if value is None else value for value in astuple(row)] for row in rows]
         write_csv(run_folder(trainer) / "macs.csv", [field.name for field in fields(MacsRow)], lines)
         save_figure(trainer, draw(rows), "macs.png", "test/macs")

@@ -36,11 +36,15 @@ def measure(
     """
     backbone = network.backbone if isinstance(network, Restorer) else network
     one = torch.ones(1, device="meta")
+    if isinstance(network, Restorer) and network.upsampler.same_size:  # which works on the enlarged image
+        size, scale = output_size(size, scale, None), 1.0
     image = torch.empty(1, backbone.image_channels, *size, device="meta")
     task = Task(one, budget=1.0, noise=one if backbone.wants_noise else None)
     network.eval()
     macs = count_macs(lambda: backbone(image, task), convention)
     if isinstance(network, Restorer):
+        if network.upsampler.scale not in (None, 1, scale):
+            raise UserError(f"this head enlarges by {network.upsampler.scale}, not {scale:g}: set task.scale={scale:g}")
         macs += network.upsampler.macs(*size, output_size(size, scale, None))
     return {"params": count_parameters(network), "macs": macs}
 
@@ -96,6 +100,8 @@ def main() -> None:
     with_head = any(override.startswith("upsampler=") for override in overrides)
     if with_head and scale is None:
         raise UserError("upsampler=NAME needs scale=S: decoding costs by output pixel")
+    if refused := [override for override in overrides if override.split("=")[0] in ("network", "ckpt")]:
+        raise UserError(f"{refused[0]}: costs are those of backbone=NAME; `python -m dynres.interop FILE` shows a file")
     cfg = compose_checked(["profile=paper", "data=demo", "method=assr", *overrides])
     check_options(cfg.backbone, "backbone")
     if with_head:

@@ -12,8 +12,10 @@ from rich.table import Table
 from dynres.cost.counter import count_parameters
 from dynres.errors import UserError, clean_exit
 from dynres.files import atomic_file
-from dynres.interop.official import family_of, to_official
-from dynres.interop.weights import load_pretrained, read_content
+from dynres.interop.family import State
+from dynres.interop.official import family_of, from_official, recognise, to_official
+from dynres.interop.weights import describe, hinted, load_pretrained, read_content
+from dynres.restorer import Restorer
 
 
 @clean_exit
@@ -42,15 +44,48 @@ def main() -> None:
     table.add_row("pixels", f"(x - {pixels.mean}) * {pixels.factor:g}")
     table.add_row("parameters", f"{count_parameters(restorer):,}")
     Console().print(table)
-    if options.official:
-        if family is None:
-            raise UserError(f"{type(restorer.backbone).__name__} has no authors' form; --folder writes it for others")
-        with atomic_file(options.official) as temporary:
-            torch.save(to_official(restorer), temporary)
-        print(f"written to {options.official}")
-    if options.folder:
-        restorer.save_pretrained(options.folder)
-        print(f"written to {options.folder}")
+    for target in (options.official, options.folder):
+        if target is not None and target.exists():
+            raise UserError(f"{target} exists: choose a name that is free")
+    try:
+        if options.official:
+            _write_official(restorer, options.official)
+        if options.folder:
+            restorer.save_pretrained(options.folder)
+            print(f"written to {options.folder}")
+    except OSError as error:
+        raise UserError(f"cannot write: {error}") from error
+
+
+def _write_official(restorer: Restorer, target: Path) -> None:
+    """The weights by their authors' names, once it is sure that the file will be read back as this very network.
+
+    Names and shapes do not hold everything (range of pixels, image_skip, what becomes of the image).
+    """
+    advice = "--folder keeps everything"
+    try:
+        state = to_official(restorer)
+    except ValueError as error:
+        raise UserError(f"{error}; {advice}") from error
+    found = recognise(state, hinted(target))
+    if found is None or not _same(restorer, Restorer.from_description(found), state):
+        read = "nobody's known here" if found is None else f"{describe(found)} with pixels {found['pixels']}"
+        raise UserError(f"{target} would be read back as another network, {read}: {advice}")
+    with atomic_file(target) as temporary:
+        torch.save(state, temporary)
+    print(f"written to {target}")
+
+
+def _same(ours: Restorer, theirs: Restorer, state: State) -> bool:
+    """Whether two networks give one picture the same colours, the second with the weights of an authors' file."""
+    weights = from_official(state, theirs)
+    if weights.keys() != theirs.state_dict().keys():
+        return False
+    theirs.load_state_dict(weights)
+    image = torch.rand(1, ours.backbone.image_channels, 48, 48, generator=torch.Generator().manual_seed(0))
+    scale, noise = ours.upsampler.scale or 2, 25.0 if ours.backbone.wants_noise else None
+    one, other = (network.eval().restore(image, scale=scale, noise=noise).image for network in (ours, theirs))
+    return bool((one - other).abs().max() < 1e-4)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def read_content(path: Path, family: str | None = None, part: str | None = None)
     if isinstance(stored, Mapping) and "state_dict" in stored and "dynres" in stored:
         return Content(restorer_weights(stored), trusted(stored["dynres"], path), official=False)
     state = _unwrapped(_chosen(stored, part, path))
-    found = recognise(state, family or _hinted(path)) if state else None
+    found = recognise(state, family or hinted(path)) if state else None
     if found is None:
         known = ", ".join(each.name for each in FAMILIES)
         heads = ", ".join(head.__name__ for head in HEADS)
@@ -106,6 +106,8 @@ def _fill(restorer: Restorer, content: Content, path: Path) -> None:
         missing = [key for key in expected if key not in weights]
     missing = [key for key in missing if not key.endswith(_COUNTER)]
     asked = restorer.description or {}
+    if broken := next((key for key, value in weights.items() if not value.isfinite().all()), None):
+        raise UserError(f"checkpoint {path} is spoilt: {broken} holds numbers that are not finite; take an earlier one")
     if missing or surplus or other:
         example = (missing or surplus or other)[0]
         how = "is missing" if missing else "has no place" if surplus else "has another shape"
@@ -163,5 +165,6 @@ def _unwrapped(stored: Any) -> dict[str, Tensor]:
     return state
 
 
-def _hinted(path: Path) -> str | None:
+def hinted(path: Path) -> str | None:
+    """The family that a file's name tells, where its content does not."""
     return "VDSR" if "vdsr" in path.stem.lower() else None

@@ -69,6 +69,8 @@ def test_training_goes_on_from_an_authors_file(edsr: Path, here: Path, tiny: lis
     [
         (["network=ckpt"], "give ckpt=PATH"),
         (["network=other"], "network must be config or ckpt"),
+        (["network=ckpt", "ckpt={edsr}", "task=sr", "backbone=rdn"], "leave out backbone=rdn"),
+        (["network=ckpt", "ckpt={edsr}", "task=sr", "pixels.factor=1"], "leave out pixels.factor=1"),
         (["network=ckpt", "ckpt={edsr}"], "task=sr task.scale=2"),
         (["backbone=edsr_baseline", "upsampler=liif", "ckpt={edsr}", "mode=test"], "holds EDSR(channels=8, blocks=2"),
     ],
@@ -148,3 +150,47 @@ def test_an_unknown_file_lists_who_is_known(content: Any, here: Path) -> None:
     assert ended.code == 2 and ended.err.count("\n") == 1
     for word in ("other.pth holds no network known here", "EDSR", "DnCNN", "liif"):
         assert word in ended.err
+
+
+def test_nothing_is_written_that_would_be_read_back_as_another_network(here: Path) -> None:
+    """Names and shapes hold neither the bicubic skip nor the range of pixels nor what is added or subtracted."""
+    skipping = Restorer.from_description(network(EDSR, X2, DIV2K_MEAN, 255.0) | {"image_skip": True})
+    ranged = Restorer.from_description(network(EDSR, X2, 0.4, 2.0))
+    vdsr = {"_target_": "dynres.backbones.vdsr.VDSR", "channels": 8, "layers": 20, "image_channels": 1}
+    adding = {"_target_": "dynres.upsamplers.same_size.SameSize", "image_channels": 1, "skip": "add"}
+    cases = {"skip": skipping, "range": ranged, "twenty": restorer(vdsr, adding)}
+    for name, made in cases.items():
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        made.save_pretrained(name)
+        ended = typed(name, "--official", "other.pth", main=interop.main)
+        assert ended.code == 2 and "read back as another network" in ended.err, (name, ended.err)
+        assert not (here / "other.pth").exists()
+    assert typed("twenty", "--official", "my_vdsr.pth", main=interop.main).code == 0
+    assert "VDSR" in typed("my_vdsr.pth", main=interop.main).out
+    assert "exists" in typed("twenty", "--official", "my_vdsr.pth", main=interop.main).err
+
+
+def test_weights_that_are_not_numbers_are_refused(edsr: Path, here: Path) -> None:
+    state = torch.load(edsr, weights_only=True)["params_ema"]
+    state["tail.1.bias"][0] = float("nan")
+    torch.save(state, "spoilt.pth")
+    ended = typed("spoilt.pth", main=interop.main)
+    assert ended.code == 2 and "spoilt.pth is spoilt: upsampler.last.bias" in ended.err
+
+
+def test_no_result_takes_the_place_of_another_or_of_an_image(edsr: Path, here: Path) -> None:
+    for name in ("in/a.png", "in/a.PNG"):
+        write_png(here / name, scene(20, 24))
+    both = typed("in", "--ckpt", str(edsr), "-o", "out", main=upscale.main)
+    assert both.code == 2 and "would both become" in both.err and not (here / "out").exists()
+    before = (here / "in" / "a.png").read_bytes()
+    itself = typed("in/a.png", "--ckpt", str(edsr), "-o", "in/a.png", main=upscale.main)
+    assert itself.code == 2 and "is one of the images" in itself.err
+    assert (here / "in" / "a.png").read_bytes() == before
+
+
+def test_a_noise_level_that_nobody_reads_is_refused(edsr: Path, here: Path) -> None:
+    write_png(here / "a.png", scene(20, 24))
+    ended = typed("a.png", "--ckpt", str(edsr), "--noise", "25", "-o", "out", main=upscale.main)
+    assert ended.code == 2 and "leave out --noise" in ended.err

@@ -103,3 +103,21 @@ def test_mistakes_are_one_line_that_names_them(
     assert stopped.value.code == 2 and captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
     assert says in captured.err
+
+
+def test_a_head_of_the_images_own_size_is_counted_on_the_enlarged_image(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    macs = []
+    for size, scale in (("[24,24]", 2), ("[48,48]", 1)):
+        run(monkeypatch, "backbone=vdsr", "upsampler=same_size", f"scale={scale}", f"size={size}", "format=json")
+        macs.append(json.loads(capsys.readouterr().out)["macs"])
+    assert macs[0] == macs[1] > 0
+
+
+def test_a_head_of_one_scale_is_counted_at_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "backbone=edsr_baseline", "upsampler=pixelshuffle", "task=sr", "scale=3", "size=[24,24]")
+    assert "enlarges by 2, not 3" in capsys.readouterr().err
