@@ -53,9 +53,9 @@ def test_matlab_bicubic_is_the_documented_sum(
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 1), dtype=np.uint8)
     ours = resize(image, (rows, columns), "matlab", border)[..., 0].astype(int)
     difference = np.abs(ours - naive_matlab(image[..., 0], (rows, columns), border))
-    # the order of the sum may move a value that lies on a rounding tie, and nothing else
+    # the order of the sum may move a value that lies on a rounding tie, and what the second pass makes of it
     differing = int((difference > 0).sum())
-    assert difference.max() <= 1 and differing <= 2 + 0.02 * difference.size, f"max {difference.max()}, {differing}"
+    assert difference.max() <= 1 and differing <= 8 + 0.02 * difference.size, f"max {difference.max()}, {differing}"
 
 
 @given(height=side, width=side, rows=side, columns=side, channels=st.integers(1, 5), seed=st.integers(0, 99))
