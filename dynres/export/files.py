@@ -251,7 +251,8 @@ def _first_cause(error: BaseException) -> str:
 @torch.no_grad()
 def _program(job: _Job) -> torch.export.ExportedProgram:
     program = torch.export.export(job.fixed, (job.image,), strict=False)
-    for node in program.graph.nodes:
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
         node.meta.pop("stack_trace", None)  # lines of code with the folders of the machine that exported
     program.example_inputs = None  # the picture
     return program

@@ -84,9 +84,7 @@ class FixedDecode(nn.Module):
         upsampler = self.upsampler
         if not isinstance(upsampler, ImplicitUpsampler):
             return upsampler.decode(features, self.output)
-        values = upsampler.lift(F.pad(features.cropped, (0, 0, upsampler.reach, upsampler.reach)))
-        _, channels, height, width = values.shape
-        lifted = Lifted(values.permute(0, 2, 3, 1).reshape(-1, channels), height, width, 0)
+        lifted = Lifted.of(upsampler.lift(upsampler.padded(features, 0, features.image.shape[-2])), 0)
         colour = upsampler.colours(lifted, self.rows, self.columns, self.cell)
         image = colour.view(1, *self.output, -1).permute(0, 3, 1, 2)
         return image + bilinear_grid(features.image, self.output) if upsampler.adds_image else image

@@ -1,7 +1,7 @@
 """Galerkin-type attention (Cao, NeurIPS 2021), as the super-resolution neural operator uses it (SRNO, CVPR 2023).
 
 q (k^T v) / N costs one product of k and v a head for all N queries, and one with it a query: linear in N. What a query
-gets from the others is therefore a small matrix, its context.
+gets from the others is therefore a small matrix, its context; given that, all up to the block's GELU is one linear layer.
 """
 
 from __future__ import annotations
@@ -60,30 +60,40 @@ class GalerkinBlock(nn.Module):
         self.kln = HeadNorm(heads, self.head_width)
         self.vln = HeadNorm(heads, self.head_width)
 
-    def context(self, x: Tensor) -> Tensor:
-        """(B, heads, d, d) sum of k^T v over the N queries of x (B, N, width); divided by their number it is a mean.
+    @property
+    def keys_values(self) -> tuple[Tensor, Tensor]:
+        """Weight (2 width, width) and bias of the layer that gives keys and values, head by head."""
+        return self._projection(slice(1, 3))
+
+    def products(self, keys_values: Tensor) -> Tensor:
+        """(B, heads, d, d) sum of k^T v over N queries, from (B, N, 2 width); divided by their number it is a context.
 
         In full precision under autocast too: it sums over millions of queries.
         """
-        key, value = self._projected(x, slice(1, 3)).chunk(2, dim=-1)
-        with torch.autocast(x.device.type, enabled=False):
+        key, value = keys_values.unflatten(2, (self.heads, -1)).transpose(1, 2).chunk(2, dim=-1)
+        with torch.autocast(key.device.type, enabled=False):
             precise = torch.promote_types(key.dtype, torch.float32)
             return self.kln(key.to(precise)).mT @ self.vln(value.to(precise))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, N, width) -> the same, given the mean of k^T v over all queries."""
-        query = self._projected(x, slice(0, 1))
-        attended = (query @ context.to(query.dtype)).transpose(1, 2).flatten(2) + x
-        return self.o_proj2(F.gelu(self.o_proj1(attended))) + x
+    def mixing(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (B, width, width) and bias (B, width) of all that comes before the block's GELU, given its context.
 
-    def macs(self) -> tuple[int, int]:
-        """MACs of `context` and of `forward` for one query."""
-        square, product = self.o_proj1.weight.numel(), self.o_proj1.in_features * self.head_width
-        return 2 * square + product, 3 * square + product
+        o_proj1(q context + x), with q linear in x, is one layer.
+        """
+        weight, bias = self._projection(slice(0, 1))
+        with torch.autocast(context.device.type, enabled=False):
+            heads = (self.heads, self.head_width)
+            attended = (context.mT @ weight.unflatten(0, heads)).flatten(1, 2)
+            constant = (context.mT @ bias.unflatten(0, heads)[..., None]).flatten(1)
+            out = self.o_proj1.weight.flatten(1)
+            return out @ attended + out, constant @ out.t() + self.o_proj1.bias
 
-    def _projected(self, x: Tensor, which: slice) -> Tensor:
-        """(B, heads, N, n d): some n of query, key and value, which the projection has head by head in this order."""
+    def forward(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """(B, N, width) -> the same, given what the layer of `mixing` makes of x."""
+        return self.o_proj2(F.gelu(mixed)) + x
+
+    def _projection(self, which: slice) -> tuple[Tensor, Tensor]:
+        """Weight and bias of some of query, key and value, which the projection has head by head in this order."""
         assert self.qkv_proj.bias is not None
         weight = self.qkv_proj.weight.view(self.heads, 3, self.head_width, -1)[:, which].flatten(0, 2)
-        bias = self.qkv_proj.bias.view(self.heads, 3, self.head_width)[:, which].flatten()
-        return F.linear(x, weight, bias).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return weight, self.qkv_proj.bias.view(self.heads, 3, self.head_width)[:, which].flatten()

@@ -33,7 +33,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return self.after_first(self.first(x))
+        return self.last(self.hidden(self.first(x)))
 
     @property
     def first(self) -> nn.Linear:
@@ -44,19 +44,19 @@ class MLP(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the output."""
+        """The layer that gives the output; its linearity lets a caller blend what it sees instead of what it gives."""
         layer = self.layers[-1]
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def after_first(self, x: Tensor) -> Tensor:
-        """The rest of the network, from the first layer's output on; `x` is overwritten."""
+    def hidden(self, x: Tensor) -> Tensor:
+        """What `last` sees, from what `first` gives; `x` is overwritten."""
         x = F.relu_(x)
-        for layer in list(self.layers)[2:]:
+        for layer in list(self.layers)[2:-1]:
             x = F.relu_(x) if isinstance(layer, nn.ReLU) else layer(x)
         return x
 
     @property
-    def macs_after_first(self) -> int:
-        """MACs of `after_first` for one input."""
-        return sum(layer.weight.numel() for layer in list(self.layers)[2:] if isinstance(layer, nn.Linear))
+    def hidden_macs(self) -> int:
+        """MACs of `hidden` for one input."""
+        return sum(layer.weight.numel() for layer in list(self.layers)[2:-1] if isinstance(layer, nn.Linear))

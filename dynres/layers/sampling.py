@@ -8,6 +8,7 @@ element-wise arithmetic, which autocast leaves alone, and half-precision coordin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -105,11 +106,6 @@ def bilinear_at(image: Tensor, coords: Tensor) -> Tensor:
     return sampled[:, :, 0].transpose(1, 2)
 
 
-def bilinear_grid(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`bilinear_at` every pixel centre of an H' x W' grid: (B, C, H', W')."""
-    return F.interpolate(image, size, mode="bilinear", align_corners=False)
-
-
 def cubic_weights(fraction: Tensor) -> Tensor:
     """(..., 4) weights of the pixels at -1, 0, 1, 2 for a position in [0, 1) between 0 and 1 (Keys 1981, a = -0.5)."""
     t = fraction
@@ -141,15 +137,52 @@ def bicubic_at(image: Tensor, coords: Tensor) -> Tensor:
     return (values * weight[:, None].to(image.dtype)).sum(-1).transpose(1, 2)
 
 
-def bicubic_grid(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`bicubic_at` every pixel centre of an H' x W' grid, one axis after the other: (B, C, H', W')."""
-    for axis, pixels in zip((2, 3), size, strict=True):
+def linear_taps(position: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """(..., 2) indices and weights for positions in pixels (0 is the first centre); the border is repeated."""
+    floor = position.floor()
+    index = floor.long()[..., None] + torch.arange(2, device=position.device)
+    fraction = position - floor
+    return index.clamp(0, pixels - 1), torch.stack([1 - fraction, fraction], dim=-1)
+
+
+def bilinear_grid(image: Tensor, size: tuple[int, int], rows: slice = slice(None)) -> Tensor:
+    """`bilinear_at` every pixel centre of an H' x W' grid, or of some of its rows: (B, C, H', W')."""
+    return _enlarged(image, size, rows, linear_taps)
+
+
+def bicubic_grid(image: Tensor, size: tuple[int, int], rows: slice = slice(None)) -> Tensor:
+    """`bicubic_at` every pixel centre of an H' x W' grid, or of some of its rows: (B, C, H', W')."""
+    return _enlarged(image, size, rows, cubic_taps)
+
+
+def _enlarged(
+    image: Tensor, size: tuple[int, int], rows: slice, taps: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """One axis after the other."""
+    for axis, pixels, chosen in ((2, size[0], rows), (3, size[1], slice(None))):
         have = image.shape[axis]
         # double precision: on an axis of 2000 pixels a float32 position is off by 1e-4 pixel
-        position = (torch.arange(pixels, dtype=torch.float64) + 0.5) * (have / pixels) - 0.5
-        index, weight = cubic_taps(position, have)
+        position = (torch.arange(pixels, dtype=torch.float64)[chosen] + 0.5) * (have / pixels) - 0.5
+        index, weight = taps(position, have)
         index, weight = index.to(image.device), weight.to(image.device, image.dtype)
         shape = (-1, 1) if axis == 2 else (-1,)
-        taps = [image.index_select(axis, index[:, k]).mul_(weight[:, k].view(shape)) for k in range(4)]
-        image = taps[0].add_(taps[1]).add_(taps[2]).add_(taps[3])
+        total: Tensor | None = None
+        for k in range(index.shape[1]):
+            values, share = image.index_select(axis, index[:, k]), weight[:, k].view(shape)
+            total = values.mul_(share) if total is None else total.addcmul_(values, share)
+        assert total is not None
+        image = total
     return image
+
+
+def add_enlarged_(out: Tensor, image: Tensor, grid: Callable[[Tensor, tuple[int, int], slice], Tensor]) -> Tensor:
+    """out (B, C, H', W') + `bilinear_grid` or `bicubic_grid` of an image, in place, some rows at a time."""
+    size = (out.shape[-2], out.shape[-1])
+    for rows in spans(0, size[0], 64):
+        out[:, :, rows] += grid(image, size, rows)
+    return out
+
+
+def spans(start: int, stop: int, step: int) -> list[slice]:
+    """[start, stop) cut into slices of at most `step`."""
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]

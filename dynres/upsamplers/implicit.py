@@ -1,15 +1,16 @@
 """What the implicit upsamplers (LIIF, MetaSR, LTE, SRNO) share: one function of features and position, called two ways.
 
-LIIF, MetaSR and LTE begin with a map of the features that is linear in a 3x3 neighbourhood (MetaSR's output is bilinear
-in it). That part is a convolution, run once per low-resolution pixel ("lifting"), before pixels are looked up; no
-tensor of unfolded neighbourhoods exists. The result is the papers' to rounding (tests/golden).
+All begin with maps of the features that are linear in a neighbourhood of at most 3x3 (MetaSR's output is bilinear in
+it). That part is a convolution, run once per low-resolution pixel ("lifting"), before pixels are looked up; no tensor
+of unfolded neighbourhoods exists. What depends on the row or the column of an output pixel alone is computed H' + W'
+times. The result is the papers' to rounding (tests/golden, tests/reference).
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Tap, bilinear_at, bilinear_grid, check_coords, pixel_centres
+from dynres.layers.sampling import Tap, add_enlarged_, bilinear_at, bilinear_grid, check_coords, pixel_centres, spans
 from dynres.upsamplers.base import Upsampler
 
 Taps = tuple[Tap, ...]
@@ -40,20 +41,35 @@ class Lifted:
     width: int
     first_row: int
 
-    def at(self, row: Tensor, column: Tensor) -> Tensor:
-        """(N, L) entries at row and column indices of the map, which broadcast to (B, ...) with N elements."""
+    @classmethod
+    def of(cls, values: Tensor, first_row: int) -> Lifted:
+        """From a map (B, L, h, W); no copy where a pixel's channels lie together in memory."""
+        _, channels, rows, width = values.shape
+        return cls(values.permute(0, 2, 3, 1).reshape(-1, channels), rows, width, first_row)
+
+    def at(self, row: Tensor, column: Tensor, part: int = 0, parts: int = 1) -> Tensor:
+        """(..., L / parts) entries at row and column indices of the map, which broadcast to (B, ...).
+
+        The entries are cut into equal parts, of which one is taken.
+        """
         index = (row - self.first_row) * self.width + column
         image = torch.arange(len(index), device=index.device).view(-1, *[1] * (index.ndim - 1))
-        return self.table.index_select(0, (index + image * (self.rows * self.width)).flatten())
+        index = index + image * (self.rows * self.width)
+        table = self.table.view(len(self.table) * parts, -1)
+        return table.index_select(0, (index * parts + part).flatten()).view(*index.shape, -1)
 
 
 class Piece(NamedTuple):
-    """What `ImplicitUpsampler.colours` takes for some rows of the output."""
+    """What `ImplicitUpsampler.colours` takes for some pixels of the output."""
 
     lifted: Lifted
     rows: Taps
     columns: Taps
     cell: Tensor
+
+
+Lift = Callable[[Tensor], Tensor]
+Colours = Callable[[Lifted, Taps, Taps, Tensor], Tensor]
 
 
 class ImplicitUpsampler(Upsampler):
@@ -65,8 +81,10 @@ class ImplicitUpsampler(Upsampler):
     imnet: MLP  # what is decoded last
     trained_scale: float = math.inf  # `decode` gives no smaller cell, relative to the input, than at this scale
     reach: int = 1  # rows and columns of neighbours that `lift` reads on each side
-    lifted_rows: int = 16  # `decode` lifts about so many rows at a time (and one or two twice), which bounds its memory
-    chunk_pixels: int = 4096  # output pixels at a time on a CPU: their hidden layers stay in its cache; 32 x on a GPU
+    # `decode` lifts the rows that hold so many features pixels at a time (and one or two rows twice), and makes so many
+    # output pixels at a time: on a CPU their hidden layers stay in its cache; a GPU makes 64 x as many.
+    lifted_pixels: int = 16384
+    chunk_pixels: int = 1024
 
     @abstractmethod
     def lift(self, features: Tensor) -> Tensor:
@@ -89,7 +107,7 @@ class ImplicitUpsampler(Upsampler):
         rows = self.taps(coords[..., 0], cell[..., 0], height)
         columns = self.taps(coords[..., 1], cell[..., 1], width)
         relative = cell * cell.new_tensor((height, width))
-        lifted = self._lifted(self._padded(features.cropped), 0)
+        lifted = Lifted.of(self.lift(self.padded(features, 0, height)), 0)
         colour = self.colours(lifted, rows, columns, relative.reshape(-1, 2)).view(*coords.shape[:2], 3)
         return colour + bilinear_at(features.image, coords) if self.adds_image else colour
 
@@ -113,54 +131,78 @@ class ImplicitUpsampler(Upsampler):
         return cell * cell.new_tensor(growth)
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
-        batch, colours = len(features.image), self.colouring(features, size)
+        batch, (lift, colours) = len(features.image), self.colouring(features, size)
         out = features.image.new_empty(batch, 3, *size)
-        for piece, part in self.pieces(features, size):
-            out[:, :, part] = colours(*piece).view(batch, -1, size[1], 3).permute(0, 3, 1, 2)
-        return out + bilinear_grid(features.image, size) if self.adds_image else out
+        for piece, rows, columns in self.pieces(features, size, lift):
+            there = out[:, :, rows, columns]
+            there.copy_(colours(*piece).view(batch, *there.shape[2:], 3).permute(0, 3, 1, 2))
+        return add_enlarged_(out, features.image, bilinear_grid) if self.adds_image else out
 
-    def colouring(self, features: Features, size: tuple[int, int]) -> Callable[[Lifted, Taps, Taps, Tensor], Tensor]:
-        """`colours` for the pieces of one H' x W' image; a subclass first looks there at the image as a whole."""
-        return self.colours
+    def colouring(self, features: Features, size: tuple[int, int]) -> tuple[Lift, Colours]:
+        """`lift` and `colours` for the pieces of one H' x W' image; SRNO first looks there at the image as a whole."""
+        return self.lift, self.colours
 
-    def pieces(self, features: Features, size: tuple[int, int]) -> Iterator[tuple[Piece, slice]]:
-        """The H' x W' image from the top, in what bounds `decode`'s memory; each piece with its rows."""
+    def pieces(self, features: Features, size: tuple[int, int], lift: Lift) -> Iterator[tuple[Piece, slice, slice]]:
+        """The H' x W' image from the top, in what bounds `decode`'s memory; each piece with its rows and columns."""
         batch, _, height, width = features.image.shape
         device = features.image.device
         cell = self.decode_cell(features, size)
         rows = self.taps(pixel_centres(size[0], device), cell[0], height)
-        columns = _shaped(self.taps(pixel_centres(size[1], device), cell[1], width), (1, 1, -1), batch)
+        columns = self.taps(pixel_centres(size[1], device), cell[1], width)
         relative = (cell * cell.new_tensor((height, width)))[None]
-        padded = self._padded(features.cropped)
         first, last = rows[0].pixel.tolist(), rows[-1].pixel.tolist()
-        chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 32) // (batch * size[1]))
-        for band in _spans(0, size[0], max(chunk, self.lifted_rows * size[0] // height)):
-            top, bottom = first[band.start], last[band.stop - 1]
-            lifted = self._lifted(padded[:, :, top : bottom + 1 + 2 * self.reach], top)
-            for part in _spans(band.start, band.stop, chunk):
-                some = _shaped(tuple(Tap(tap.pixel[part], tap.offset[part]) for tap in rows), (1, -1, 1), batch)
-                yield Piece(lifted, some, columns, relative), part
+        chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 64) // batch)
+        together = max(1, chunk // size[1])
+        band_rows = max(1, self.lifted_pixels // (batch * width)) * size[0] // height
+        for band in spans(0, size[0], max(together, band_rows)):
+            bottom = last[band.stop - 1] + 1
+            lifted = Lifted.of(lift(self.padded(features, first[band.start], bottom)), first[band.start])
+            for down in spans(band.start, band.stop, together):
+                for across in spans(0, size[1], chunk):
+                    some = _cut(rows, down, (1, -1, 1), batch), _cut(columns, across, (1, 1, -1), batch)
+                    yield Piece(lifted, *some, relative), down, across
 
-    def _padded(self, features: Tensor) -> Tensor:
-        padded = F.pad(features, (0, 0, self.reach, self.reach)) if self.reach else features
-        return padded.contiguous(memory_format=torch.channels_last)  # so that a pixel's channels lie together
-
-    def _lifted(self, padded: Tensor, first_row: int) -> Lifted:
-        values = self.lift(padded)
-        _, channels, rows, width = values.shape
-        return Lifted(values.permute(0, 2, 3, 1).reshape(-1, channels), rows, width, first_row)
-
-
-def _spans(start: int, stop: int, step: int) -> list[slice]:
-    """[start, stop) cut into slices of at most `step`."""
-    return [slice(top, min(top + step, stop)) for top in range(start, stop, step)]
+    def padded(self, features: Features, top: int, bottom: int) -> Tensor:
+        """Rows [top - reach, bottom + reach) of the features, zero beyond the map, a pixel's channels together."""
+        height, reach = features.image.shape[-2], self.reach
+        some = features.cropped[:, :, max(top - reach, 0) : min(bottom + reach, height)]
+        beyond = (0, 0, max(reach - top, 0), max(bottom + reach - height, 0))
+        return F.pad(some, beyond).contiguous(memory_format=torch.channels_last)
 
 
-def _shaped(taps: Taps, shape: tuple[int, int, int], batch: int) -> Taps:
-    """Taps of one axis, viewed as (B, rows, columns) with 1 for the other axis."""
-    return tuple(Tap(*(field.view(shape).expand(batch, -1, -1) for field in tap)) for tap in taps)
+def _cut(taps: Taps, part: slice, shape: tuple[int, int, int], batch: int) -> Taps:
+    """Some taps of one axis, viewed as (B, rows, columns) with 1 for the other axis."""
+    return tuple(Tap(*(field[part].view(shape).expand(batch, -1, -1) for field in tap)) for tap in taps)
 
 
-def offsets(row: Tap, column: Tap) -> Tensor:
-    """(N, 2) offsets of the queries from one neighbour."""
-    return torch.stack(torch.broadcast_tensors(row.offset, column.offset), dim=-1).view(-1, 2)
+def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) -> Tensor:
+    """values (..., L) + weight . [row offset, column offset, cell], in place: the position's share of a linear layer.
+
+    In full precision under autocast too. Where rows and columns make a grid, each is multiplied alone, H' + W' times.
+
+    Args:
+        values: of the queries to which the taps broadcast.
+        cell: (N, 2) or (1, 2).
+        weight: (L, 4), or (L, 2) to leave the cell out.
+    """
+    offsets, sizes = weight.split([2, weight.shape[1] - 2], dim=1)
+    if row.offset.shape == column.offset.shape:
+        position = torch.stack([row.offset, column.offset], dim=-1).flatten(0, -2)
+        if sizes.shape[1]:
+            position = torch.cat([position, cell.expand_as(position)], dim=1)
+        with torch.autocast(values.device.type, enabled=False):
+            return values.add_((position @ weight.t()).view_as(values).to(values.dtype))
+    along = column.offset[..., None] * offsets[:, 1]
+    if sizes.shape[1]:
+        along = along + cell[:, :1] * sizes[:, 0] + cell[:, 1:] * sizes[:, 1]
+    return values.add_((row.offset[..., None] * offsets[:, 0]).to(values.dtype)).add_(along.to(values.dtype))
+
+
+def blended(corners: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """(N, L), the sum of values (N, L) times their shares (N elements): the local ensemble before its last layer."""
+    total: Tensor | None = None
+    for values, share in corners:
+        share = share.reshape(-1, 1).to(values.dtype)
+        total = values * share if total is None else total.addcmul_(values, share)
+    assert total is not None
+    return total

@@ -5,14 +5,13 @@ Keys match the authors' `imnet.*`; equal to their code within 2e-5 of the larges
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import ensemble, nearest_tap
+from dynres.layers.sampling import Tap, ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, placed
 
 
 class LIIF(ImplicitUpsampler):
@@ -59,20 +58,18 @@ class LIIF(ImplicitUpsampler):
         return tuple(nearest_tap(coord, pixels, side) for side in self.sides)
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        weight = self.imnet.first.weight[:, self.unfolded :].t()
-        total: Tensor | None = None
-        for row, column, share in ensemble(rows, columns):
-            position = offsets(row, column)
-            if self.cell_decode:
-                position = torch.cat([position, cell.expand_as(position)], dim=1)
-            hidden = torch.addmm(lifted.at(row.pixel, column.pixel), position, weight)
-            colour = self.imnet.after_first(hidden) * share.reshape(-1, 1)
-            total = colour if total is None else total + colour
-        assert total is not None
-        return total
+        weight = self.imnet.first.weight[:, self.unfolded :]
+
+        def hidden(row: Tap, column: Tap) -> Tensor:
+            first = placed(lifted.at(row.pixel, column.pixel), row, column, cell, weight)
+            return self.imnet.hidden(first.flatten(0, -2))
+
+        corners = ensemble(rows, columns)
+        return self.imnet.last(blended((hidden(row, column), share) for row, column, share in corners))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
-        """MACs of the form that runs: features lifted once a low-resolution pixel."""
-        hidden, inputs = self.imnet.first.weight.shape
-        per_corner = (inputs - self.unfolded) * hidden + self.imnet.macs_after_first
-        return height * width * self.unfolded * hidden + len(self.sides) ** 2 * size[0] * size[1] * per_corner
+        """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""
+        lift, corners = self.unfolded * len(self.imnet.first.weight), len(self.sides) ** 2
+        return height * width * lift + size[0] * size[1] * (
+            corners * self.imnet.hidden_macs + self.imnet.last.weight.numel()
+        )

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import ensemble, nearest_tap
+from dynres.layers.sampling import Tap, ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended
 
 
 class TextureEstimator(ImplicitUpsampler):
@@ -34,6 +34,7 @@ class TextureEstimator(ImplicitUpsampler):
 
     adds_image = True
     trained_scale = 4.0  # the largest scale of the authors' training
+    lifted_pixels = 8192
 
     def __init__(self, in_channels: int, hidden_dim: int = 256, layers: int = 3) -> None:
         super().__init__()
@@ -51,42 +52,44 @@ class TextureEstimator(ImplicitUpsampler):
         """The entries of `freq`'s weight or bias for rows, and those for columns."""
 
     @abstractmethod
-    def decoded(self, texture: Tensor) -> Tensor:
-        """(N, hidden_dim) -> (N, 3): the MLP."""
+    def hidden(self, texture: Tensor) -> Tensor:
+        """(N, hidden_dim) -> (N, hidden_dim): the MLP without its last layer; the texture is overwritten."""
 
     @property
     @abstractmethod
-    def mlp_macs(self) -> int:
-        """MACs of `decoded` for one query."""
+    def hidden_macs(self) -> int:
+        """MACs of `hidden` for one query."""
 
     def lift(self, features: Tensor) -> Tensor:
-        """(B, 2 hidden_dim, h, W): amplitudes, then the frequencies of rows, then those of columns."""
+        """(B, 2 hidden_dim, h, W): amplitudes, then pi times the frequencies of rows, then of columns.
+
+        In full precision under autocast too: a frequency is multiplied by the distance, and a rounded one is another.
+        """
         assert self.coef.bias is not None and self.freq.bias is not None
-        weight = torch.cat([self.coef.weight, *self.by_axis(self.freq.weight)])
-        bias = torch.cat([self.coef.bias, *self.by_axis(self.freq.bias)])
-        return F.conv2d(features, weight, bias, padding=(0, 1))
+        weight = torch.cat([self.coef.weight, *(math.pi * part for part in self.by_axis(self.freq.weight))])
+        bias = torch.cat([self.coef.bias, *(math.pi * part for part in self.by_axis(self.freq.bias))])
+        with torch.autocast(features.device.type, enabled=False):
+            return F.conv2d(features.to(weight.dtype), weight, bias, padding=(0, 1))
 
     def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
         return tuple(nearest_tap(coord, pixels, side) for side in (-1, 1))
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        phase = self.phase(cell)
-        half = phase.shape[1]
-        total: Tensor | None = None
-        for row, column, share in ensemble(rows, columns):
-            amplitude, across, along = lifted.at(row.pixel, column.pixel).split([2 * half, half, half], dim=1)
-            position = offsets(row, column)
-            angle = math.pi * (across * position[:, :1] + along * position[:, 1:] + phase)
-            texture = amplitude * torch.cat([angle.cos(), angle.sin()], dim=1)
-            colour = self.decoded(texture) * share.reshape(-1, 1)
-            total = colour if total is None else total + colour
-        assert total is not None
-        return total
+        half = len(self.phase.weight)
+        phase = math.pi * (cell[:, :1] * self.phase.weight[:, 0] + cell[:, 1:] * self.phase.weight[:, 1])
+
+        def hidden(row: Tap, column: Tap) -> Tensor:
+            amplitude, down, right = lifted.at(row.pixel, column.pixel).split([2 * half, half, half], dim=-1)
+            angle = (down * row.offset[..., None]).addcmul_(right, column.offset[..., None]).flatten(0, -2).add_(phase)
+            return self.hidden(torch.cat([angle.cos(), angle.sin()], dim=1).mul_(amplitude.flatten(0, -2)))
+
+        corners = ensemble(rows, columns)
+        return self.last(blended((hidden(row, column), share) for row, column, share in corners))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
-        """MACs of the form that runs: features lifted once a low-resolution pixel."""
+        """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""
         lift = self.coef.weight.numel() + self.freq.weight.numel()
-        return height * width * lift + self.phase.weight.numel() + 4 * size[0] * size[1] * self.mlp_macs
+        return height * width * lift + size[0] * size[1] * (4 * self.hidden_macs + self.last.weight.numel())
 
 
 class LTE(TextureEstimator):
@@ -100,9 +103,9 @@ class LTE(TextureEstimator):
     def by_axis(frequencies: Tensor) -> Sequence[Tensor]:
         return frequencies[0::2], frequencies[1::2]
 
-    def decoded(self, texture: Tensor) -> Tensor:
-        return self.imnet(texture)
+    def hidden(self, texture: Tensor) -> Tensor:
+        return self.imnet.hidden(self.imnet.first(texture))
 
     @property
-    def mlp_macs(self) -> int:
-        return self.imnet.first.weight.numel() + self.imnet.macs_after_first
+    def hidden_macs(self) -> int:
+        return self.imnet.first.weight.numel() + self.imnet.hidden_macs

@@ -30,12 +30,12 @@ class LTEFast(TextureEstimator):
     def by_axis(frequencies: Tensor) -> Sequence[Tensor]:
         return frequencies.chunk(2)
 
-    def decoded(self, texture: Tensor) -> Tensor:
-        return self.layers(texture)
+    def hidden(self, texture: Tensor) -> Tensor:
+        return self.layers[:-1](texture)
 
     @property
-    def mlp_macs(self) -> int:
-        return sum(layer.weight.numel() for layer in self.layers if isinstance(layer, Pointwise))
+    def hidden_macs(self) -> int:
+        return sum(layer.weight.numel() for layer in self.layers[:-1] if isinstance(layer, Pointwise))
 
     @property
     def last(self) -> nn.Linear:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import NUDGE, Tap, nearest_index
+from dynres.layers.sampling import NUDGE, Tap, nearest_index, spans
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, placed
 
 
 class MetaSR(ImplicitUpsampler):
@@ -57,12 +57,14 @@ class MetaSR(ImplicitUpsampler):
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
         (row,), (column,) = rows, columns
-        position = offsets(row, column)
-        inverse_scale = (cell[:, :1] / 2).expand(len(position), 1)  # of the vertical axis alone, as the original
-        unit = F.relu(self.imnet.first(torch.cat([position, inverse_scale], dim=1)))
-        unit = torch.cat([unit, unit.new_ones(len(unit), 1)], dim=1)
-        products = lifted.at(row.pixel, column.pixel).unflatten(1, (3, self.hidden + 1))
-        return torch.bmm(products, unit[:, :, None])[:, :, 0]
+        products = lifted.at(row.pixel, column.pixel).flatten(0, -2).unflatten(1, (3, self.hidden + 1))
+        first = self.imnet.first
+        # the third input is the inverse scale, half a cell, of the vertical axis alone, as in the original
+        weight = F.pad(first.weight * first.weight.new_tensor([1, 1, 0.5]), (0, 1))
+        shape = (*torch.broadcast_shapes(row.pixel.shape, column.pixel.shape), self.hidden)
+        unit = F.relu_(placed(first.bias.expand(shape).clone(), row, column, cell, weight)).flatten(0, -2)
+        parts, bias = products.split([self.hidden, 1], dim=2)
+        return (parts * unit[:, None].to(parts.dtype)).sum(-1) + bias[:, :, 0]
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
         factors = _whole_factors((features.image.shape[-2], features.image.shape[-1]), size)
@@ -79,13 +81,12 @@ class MetaSR(ImplicitUpsampler):
         places = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=torch.float32) / n for n in factors))
         filters = self.imnet(torch.cat([places, places.new_full((len(places), 1), 1 / down)], dim=1))
         kernel = filters.unflatten(1, (self.in_channels, 3, 3, 3)).permute(0, 4, 1, 2, 3).flatten(0, 1)
-        padded = self._padded(features.cropped)
         out = features.image.new_empty(batch, 3, height * down, width * right)
-        for top in range(0, height, self.lifted_rows):
-            some = padded[:, :, top : top + self.lifted_rows + 2]
-            colours = F.conv2d(some, kernel, padding=(0, 1)).unflatten(1, (down, right, 3))
-            rows = slice(top * down, (top + colours.shape[4]) * down)
-            out[:, :, rows] = colours.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        together = max(1, self.lifted_pixels // (batch * width * max(1, down * right // 4)))
+        for band in spans(0, height, together):
+            colours = F.conv2d(self.padded(features, band.start, band.stop), kernel, padding=(0, 1))
+            colours = colours.unflatten(1, (down, right, 3)).permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+            out[:, :, band.start * down : band.stop * down] = colours
         return out
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
@@ -94,7 +95,7 @@ class MetaSR(ImplicitUpsampler):
             filter_bank = 27 * self.in_channels * factors[0] * factors[1]
             return filter_bank * (height * width + self.hidden) + 3 * self.hidden * factors[0] * factors[1]
         outputs = 3 * (self.hidden + 1)
-        return height * width * 9 * self.in_channels * outputs + size[0] * size[1] * (3 * self.hidden + outputs)
+        return height * width * 9 * self.in_channels * outputs + 3 * self.hidden * size[0] * size[1]
 
 
 def _whole_factors(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int] | None:

@@ -5,13 +5,18 @@ output (tests/golden).
 
 Each query attends to all others that are sent with it: to the sampled pixels in training, to the whole grid in
 `decode`. The others enter through one small matrix a block and head (dynres.layers.galerkin), so `decode` goes over the
-image once for each block's matrices and once for the colours, in pieces, and computes anew what lies before: two fifths
-more compute in all, instead of 1 KB held for each output pixel. The result does not depend on the pieces.
+image once for each block's matrices and once for the colours, in pieces, and computes anew what lies before, instead of
+holding 1 KB for each output pixel. The result does not depend on the pieces.
+
+The embedding is linear in features that are looked up and weighted, and so is every layer that follows at once: the
+first block's keys, values and mixed input are lifted in `decode`, and cost a layer once a low-resolution pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +27,10 @@ from dynres.layers.galerkin import GalerkinBlock
 from dynres.layers.pointwise import Pointwise
 from dynres.layers.sampling import ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, offsets
+from dynres.upsamplers.implicit import Colours, ImplicitUpsampler, Lift, Lifted, Taps, placed
+
+
+Layer = tuple[Tensor, Tensor]  # weight (n, inputs) and bias (n,)
 
 
 class SRNO(ImplicitUpsampler):
@@ -40,7 +48,7 @@ class SRNO(ImplicitUpsampler):
     adds_image = True
     trained_scale = 4.0  # the largest scale of the authors' training
     reach = 0  # queries read the features themselves
-    chunk_pixels = 1024
+    lifted_pixels = 1024
 
     def __init__(self, in_channels: int, width: int = 256, heads: int = 16) -> None:
         super().__init__()
@@ -60,51 +68,99 @@ class SRNO(ImplicitUpsampler):
     def last(self) -> nn.Linear:
         return self.fc2
 
+    @property
+    def first(self) -> Layer:
+        """The embedding: width outputs of the four corners' offsets (8), their weighted features (4 C) and the cell."""
+        assert self.conv00.bias is not None
+        return self.conv00.weight.flatten(1), self.conv00.bias
+
     def lift(self, features: Tensor) -> Tensor:
-        return features
+        return self.lifted(self.first, features)
+
+    def lifted(self, layer: Layer, features: Tensor) -> Tensor:
+        """(B, 4 n, h, W): what a layer of the embedding's inputs takes from each pixel, as any of the four corners."""
+        corners = layer[0][:, 8:-2].unflatten(1, (4, -1)).transpose(0, 1).flatten(0, 1)
+        return F.linear(features.permute(0, 2, 3, 1), corners).permute(0, 3, 1, 2)
 
     def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
         return tuple(nearest_tap(coord, pixels, side) for side in (-1, 1))
 
-    def colours(
-        self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor, contexts: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """(N, 3) colours; without the blocks' contexts the queries attend to each other and to nothing else."""
-        x = self.embedded(lifted, rows, columns, cell)
-        for index, block in enumerate(self.blocks):
-            x = block(x, block.context(x) / x.shape[1] if contexts is None else contexts[index])
+    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        """(N, 3) colours of queries that attend to each other and to nothing else."""
+        x = self.embedded(self.first, lifted, rows, columns, cell)
+        for block in self.blocks:
+            context = block.products(F.linear(x, *block.keys_values)) / x.shape[1]
+            x = block(x, _mixed(x, block.mixing(context)))
+        return self.coloured(x)
+
+    def embedded(self, layer: Layer, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        """(B, N / B, n): a layer of the embedding's inputs, lifted in the table."""
+        weight, bias = layer
+        total: Tensor | None = None
+        for corner, (row, column, share) in enumerate(ensemble(rows, columns)):
+            values = lifted.at(row.pixel, column.pixel, corner, 4)
+            share = share[..., None].to(values.dtype)
+            total = values * share if total is None else total.addcmul_(values, share)
+        assert total is not None
+        down, right = weight[:, :8].unflatten(1, (2, 2, 2)).unbind(-1)  # corners by row and column
+        down, right = down.sum(2), right.sum(1)
+        for side in (0, 1):
+            sizes = weight[:, -2:] if side == 0 else weight[:, :0]
+            total = placed(
+                total, rows[side], columns[side], cell, torch.cat([down[:, side, None], right[:, side, None], sizes], 1)
+            )
+        return total.add_(bias).flatten(1, -2)
+
+    def coloured(self, x: Tensor) -> Tensor:
+        """(B, N / B, width) after the blocks -> (N, 3)."""
         return self.fc2(F.gelu(self.fc1(x))).flatten(0, 1)
 
-    def embedded(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        """(B, N / B, width) from the four corners' relative coordinates, their weighted features, and the cell."""
-        positions, features = [], []
-        for row, column, share in ensemble(rows, columns):
-            positions.append(offsets(row, column))
-            features.append(lifted.at(row.pixel, column.pixel) * share.reshape(-1, 1))
-        inputs = torch.cat([*positions, *features, cell.expand(len(positions[0]), 2)], dim=1)
-        return self.conv00(inputs).unflatten(0, (len(rows[0].pixel), -1))
+    def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """One image at a time: what is lifted depends on its context."""
+        if len(features.image) == 1:
+            return super().decode(features, size)
+        each = zip(features.cropped.split(1), features.image.split(1), strict=True)
+        return torch.cat([super(SRNO, self).decode(Features(*one), size) for one in each])
 
-    def colouring(self, features: Features, size: tuple[int, int]) -> Callable[[Lifted, Taps, Taps, Tensor], Tensor]:
-        """`colours` with the contexts of all pixels of the grid: a block's needs those of the blocks before."""
-        contexts: list[Tensor] = []
-        for block in self.blocks:
-            total: Tensor | None = None
-            for piece, _ in self.pieces(features, size):
-                x = self.embedded(*piece)
-                for before, context in zip(self.blocks, contexts, strict=False):
-                    x = before(x, context)
-                products = block.context(x)
-                total = products if total is None else total + products
-            assert total is not None
-            contexts.append(total / (size[0] * size[1]))
+    def colouring(self, features: Features, size: tuple[int, int]) -> tuple[Lift, Colours]:
+        """`lift` and `colours` of one image with the contexts of all its pixels: a block's needs those before it."""
+        first, (block, other), pixels = self.first, self.blocks, size[0] * size[1]
 
-        def colours(lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-            return self.colours(lifted, rows, columns, cell, contexts)
+        def context(lift: Layer, of: GalerkinBlock, keys_values: Callable[..., Tensor]) -> Tensor:
+            pieces = self.pieces(features, size, partial(self.lifted, lift))
+            return sum((of.products(keys_values(*piece)) for piece, *_ in pieces), torch.tensor(0.0)) / pixels
 
-        return colours
+        layer = _after(block.keys_values, first)
+        mixing = block.mixing(context(layer, block, partial(self.embedded, layer)))
+        both = tuple(torch.cat(pair) for pair in zip(first, _after((mixing[0][0], mixing[1][0]), first), strict=True))
+
+        def middle(*piece: Any) -> Tensor:
+            return block(*self.embedded(both, *piece).chunk(2, dim=-1))
+
+        later = other.mixing(context(both, other, lambda *piece: F.linear(middle(*piece), *other.keys_values)))
+
+        def colours(*piece: Any) -> Tensor:
+            x = middle(*piece)
+            return self.coloured(other(x, _mixed(x, later)))
+
+        return partial(self.lifted, both), colours
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
-        """MACs of the form that runs: three passes, with the embedding in each and the first block in two."""
-        context, mix = self.conv0.macs()
-        head = self.fc1.weight.numel() + self.fc2.weight.numel()
-        return size[0] * size[1] * (3 * self.conv00.weight.numel() + 2 * context + 3 * mix + head)
+        """MACs of the form that runs: three passes of which the second and third repeat the first block."""
+        wide, inputs = self.conv00.weight.shape[:2]
+        head, square = self.conv0.head_width, wide * wide
+        weights = 3 * square * inputs + 2 * (wide + 1) * (square + wide * head)  # layers folded into each other
+        lifts = 3 * 2 * wide * (inputs - 10)
+        return weights + height * width * lifts + size[0] * size[1] * (7 * square + 2 * wide * head + 3 * wide)
+
+
+def _after(layer: Layer, first: Layer) -> Layer:
+    """One layer that is `layer` of what `first` gives."""
+    weight, bias = layer
+    return weight @ first[0], weight @ first[1] + bias
+
+
+def _mixed(x: Tensor, layer: Layer) -> Tensor:
+    """A layer of each sample's own, weights (B, n, width) and biases (B, n), of x (B, N, width)."""
+    weight, bias = layer
+    return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.mT.to(x.dtype))

@@ -175,7 +175,7 @@ def test_mlp_in_pieces_is_the_sequential_network() -> None:
     network, x = MLP(5, [7, 6], 3), torch.randn(4, 5)
     torch.testing.assert_close(network(x), network.layers(x))
     assert list(network.state_dict()) == [f"layers.{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")]
-    assert network.macs_after_first == 7 * 6 + 6 * 3
+    assert network.hidden_macs == 7 * 6
 
 
 @pytest.mark.parametrize(("inputs", "hidden"), [(5, []), (0, [4]), (5, [4, 0])])
