@@ -1,7 +1,7 @@
 """Galerkin-type attention (Cao, NeurIPS 2021), as the super-resolution neural operator uses it (SRNO, CVPR 2023).
 
 q (k^T v) / N costs one product of k and v a head for all N queries, and one with it a query: linear in N. What a query
-gets from the others is therefore a small matrix, its context; given that, all up to the block's GELU is one linear layer.
+gets from the others is therefore a small matrix, its context; given that, all up to a block's GELU is one linear layer.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) 
         if sizes.shape[1]:
             position = torch.cat([position, cell.expand_as(position)], dim=1)
         with torch.autocast(values.device.type, enabled=False):
-            return values.add_((position @ weight.t()).view_as(values).to(values.dtype))
+            return values.add_((position.to(weight.dtype) @ weight.t()).view_as(values).to(values.dtype))
     along = column.offset[..., None] * offsets[:, 1]
     if sizes.shape[1]:
         along = along + cell[:, :1] * sizes[:, 0] + cell[:, 1:] * sizes[:, 1]

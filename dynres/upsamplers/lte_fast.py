@@ -31,11 +31,13 @@ class LTEFast(TextureEstimator):
         return frequencies.chunk(2)
 
     def hidden(self, texture: Tensor) -> Tensor:
-        return self.layers[:-1](texture)
+        for layer in list(self.layers)[:-1]:
+            texture = layer(texture)
+        return texture
 
     @property
     def hidden_macs(self) -> int:
-        return sum(layer.weight.numel() for layer in self.layers[:-1] if isinstance(layer, Pointwise))
+        return sum(layer.weight.numel() for layer in list(self.layers)[:-1] if isinstance(layer, Pointwise))
 
     @property
     def last(self) -> nn.Linear:

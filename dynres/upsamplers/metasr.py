@@ -78,7 +78,8 @@ class MetaSR(ImplicitUpsampler):
         batch, _, height, width = features.image.shape
         down, right = factors
         device = features.image.device
-        places = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=torch.float32) / n for n in factors))
+        exact = self.imnet.first.weight.dtype
+        places = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=exact) / n for n in factors))
         filters = self.imnet(torch.cat([places, places.new_full((len(places), 1), 1 / down)], dim=1))
         kernel = filters.unflatten(1, (self.in_channels, 3, 3, 3)).permute(0, 4, 1, 2, 3).flatten(0, 1)
         out = features.image.new_empty(batch, 3, height * down, width * right)

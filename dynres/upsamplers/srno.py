@@ -14,7 +14,6 @@ first block's keys, values and mixed input are lifted in `decode`, and cost a la
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,6 @@ from dynres.layers.pointwise import Pointwise
 from dynres.layers.sampling import ensemble, nearest_tap
 from dynres.layers.widths import check_widths
 from dynres.upsamplers.implicit import Colours, ImplicitUpsampler, Lift, Lifted, Taps, placed
-
 
 Layer = tuple[Tensor, Tensor]  # weight (n, inputs) and bias (n,)
 
@@ -126,18 +124,22 @@ class SRNO(ImplicitUpsampler):
         """`lift` and `colours` of one image with the contexts of all its pixels: a block's needs those before it."""
         first, (block, other), pixels = self.first, self.blocks, size[0] * size[1]
 
-        def context(lift: Layer, of: GalerkinBlock, keys_values: Callable[..., Tensor]) -> Tensor:
+        def mixing(of: GalerkinBlock, lift: Layer, keys_values: Colours) -> Layer:
+            """`of.mixing`, from the keys and values of every piece, whose table is lifted by a layer."""
             pieces = self.pieces(features, size, partial(self.lifted, lift))
-            return sum((of.products(keys_values(*piece)) for piece, *_ in pieces), torch.tensor(0.0)) / pixels
+            return of.mixing(
+                sum((of.products(keys_values(*piece)) for piece, *_ in pieces), torch.tensor(0.0)) / pixels
+            )
 
         layer = _after(block.keys_values, first)
-        mixing = block.mixing(context(layer, block, partial(self.embedded, layer)))
-        both = tuple(torch.cat(pair) for pair in zip(first, _after((mixing[0][0], mixing[1][0]), first), strict=True))
+        weight, bias = mixing(block, layer, partial(self.embedded, layer))
+        mixed = _after((weight[0], bias[0]), first)
+        both = torch.cat([first[0], mixed[0]]), torch.cat([first[1], mixed[1]])
 
         def middle(*piece: Any) -> Tensor:
             return block(*self.embedded(both, *piece).chunk(2, dim=-1))
 
-        later = other.mixing(context(both, other, lambda *piece: F.linear(middle(*piece), *other.keys_values)))
+        later = mixing(other, both, lambda *piece: F.linear(middle(*piece), *other.keys_values))
 
         def colours(*piece: Any) -> Tensor:
             x = middle(*piece)
@@ -155,9 +157,10 @@ class SRNO(ImplicitUpsampler):
 
 
 def _after(layer: Layer, first: Layer) -> Layer:
-    """One layer that is `layer` of what `first` gives."""
+    """One layer that is `layer` of what `first` gives; in full precision under autocast too."""
     weight, bias = layer
-    return weight @ first[0], weight @ first[1] + bias
+    with torch.autocast(weight.device.type, enabled=False):
+        return weight @ first[0], weight @ first[1] + bias
 
 
 def _mixed(x: Tensor, layer: Layer) -> Tensor:

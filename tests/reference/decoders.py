@@ -1,8 +1,8 @@
 """The arbitrary-scale decoders as their papers write them: what the fast forms of dynres.upsamplers must equal.
 
-Each takes the weights of the network it is compared with, and nothing else of it. As in the authors' codes, what depends
-on the image alone is computed once, and features are unfolded, gathered and concatenated anew for every chunk of
-queries. LTE-fast and SRNO, which their authors wrote for whole grids, take a whole image at once.
+Each takes the weights of the network it is compared with, and nothing else of it. As in the authors' codes, what
+depends on the image alone is computed once, and features are unfolded, gathered and concatenated anew for every chunk
+of queries. LTE-fast and SRNO, which their authors wrote for whole grids, take a whole image at once.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def lte(network: LTE, maps: Tensor, coords: Tensor, cell: Tensor) -> Tensor:
     for at in _corners(coords, size):
         offset = _offset(coords, at, size)
         waves = _values(frequencies, at).unflatten(-1, (-1, 2))  # rows and columns alternate
-        angle = math.pi * ((waves * offset[..., None, :]).sum(-1) + network.phase(cell * size))
+        angle = math.pi * ((waves * offset[..., None, :]).sum(-1) + network.phase((cell * size).to(maps.dtype)))
         texture = _values(coefficients, at) * torch.cat([angle.cos(), angle.sin()], dim=-1)
         predictions.append(_mlp(network.imnet.layers, texture))
         offsets.append(offset)
@@ -109,7 +109,7 @@ def lte_fast(network: LTEFast, maps: Tensor, coords: Tensor, cell: Tensor) -> Te
     for at in _corners(coords, size):
         offset = _offset(coords, at, size)
         both = _found(frequencies, at).unflatten(1, (2, -1)) * offset.transpose(1, 2)[:, :, None, None]
-        angle = math.pi * (both.sum(1) + network.phase(cell * size).transpose(1, 2)[:, :, None])
+        angle = math.pi * (both.sum(1) + network.phase((cell * size).to(maps.dtype)).transpose(1, 2)[:, :, None])
         x = _found(coefficients, at) * torch.cat([angle.cos(), angle.sin()], dim=1)
         for layer in network.layers:
             x = F.relu(x) if isinstance(layer, torch.nn.ReLU) else F.conv2d(x, layer.weight, layer.bias)
@@ -124,7 +124,7 @@ def srno(network: SRNO, maps: Tensor, coords: Tensor, cell: Tensor) -> Tensor:
     corners = _corners(coords, size)
     offsets = [_offset(coords, at, size) for at in corners]
     weighted = [_values(maps, at) * share for at, share in zip(corners, _shares(offsets), strict=True)]
-    x = network.conv00(torch.cat([*offsets, *weighted, cell * size], dim=-1))
+    x = network.conv00(torch.cat([*offsets, *weighted, cell * size], dim=-1).to(maps.dtype))
     for block in network.blocks:
         x = _galerkin(block, x)
     return network.fc2(F.gelu(network.fc1(x)))
@@ -166,8 +166,8 @@ def _values(maps: Tensor, at: Tensor) -> Tensor:
 
 def _offset(coords: Tensor, at: Tensor, size: Tensor) -> Tensor:
     """(B, Q, 2) of `coords` from the centre of the pixel nearest to `at`, in half pixels."""
-    height, width = (int(side) for side in size)
-    centres = grid_coords((height, width), coords.device).to(coords.dtype).t().unflatten(1, (height, width))
+    axes = [(2 * torch.arange(int(n), device=coords.device).to(coords.dtype) + 1) / n - 1 for n in size]
+    centres = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return (coords - _values(centres.expand(len(coords), -1, -1, -1), at)) * size
 
 
@@ -182,7 +182,8 @@ def _blended(predictions: list[Tensor], offsets: list[Tensor]) -> Tensor:
 
 
 def _mlp(layers: torch.nn.Sequential, inputs: Tensor) -> Tensor:
-    return layers(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+    weight = next(layers.parameters())  # coordinates of a whole image are float32, weights may be float64
+    return layers(inputs.to(weight.dtype).flatten(0, 1)).unflatten(0, inputs.shape[:2])
 
 
 def _image_at(image: Tensor, coords: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dynres.contracts import Features, Task
-from dynres.cost.counter import count_macs
 from dynres.layers.galerkin import GalerkinBlock, HeadNorm
 from dynres.layers.sampling import bilinear_grid, grid_coords
 from dynres.restorer import Restorer
