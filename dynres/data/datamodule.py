@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from dynres.contracts import EvalSample, QueryBatch
+from dynres.contracts import EvalSample
 from dynres.data.cache import PixelCache, open_cache, summary
 from dynres.data.evaluation import EvalImages, Scale
-from dynres.data.pairs import PairRecipe
+from dynres.data.pairs import Draw, DrawnBatch, PairRecipe, gathered, query_batch
 from dynres.data.resize import KINDS, Kind
 from dynres.data.sources import default_tests, open_test_set, training_images, validation_set
 from dynres.data.stream import GlobalBatches, Position, TrainingPairs, as_is
@@ -111,11 +111,31 @@ class SuperResolutionData(pl.LightningDataModule):
         if training:
             self._training_pixels()
 
-    def train_dataloader(self) -> DataLoader[QueryBatch]:
-        """Endless QueryBatch of this process' share of each global batch, from the trainer's present step on."""
+    def train_dataloader(self) -> DataLoader[Draw]:
+        """Endless `DrawnBatch` of this process' share of each global batch, from the trainer's present step on.
+
+        The trainer gets a `QueryBatch` through the transfer hooks below; any other code through `query_batch`.
+        """
         pairs = TrainingPairs(self._training_pixels(), self.recipe, self.repeat, self.seed)
-        batches = GlobalBatches(self.batch_size, self._position)
-        return DataLoader(pairs, batch_sampler=batches, num_workers=self.workers, generator=_private_random())
+        return DataLoader(
+            pairs,
+            batch_sampler=GlobalBatches(self.batch_size, self._position),
+            num_workers=self.workers,
+            collate_fn=gathered,
+            generator=_private_random(),
+        )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A training batch becomes a `QueryBatch` on the CPU where the training device may lack float64 (Apple's)."""
+        on_device = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return batch if on_device else self._finished(batch)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Elsewhere on the training device: only the crops and the choices travel."""
+        return self._finished(batch)
+
+    def _finished(self, batch: Any) -> Any:
+        return query_batch(batch, self.recipe) if isinstance(batch, DrawnBatch) else batch
 
     def val_dataloader(self) -> DataLoader[EvalSample]:
         """Held-out images of the source, one EvalSample at a time, protocol "div2k"."""

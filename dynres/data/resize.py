@@ -75,7 +75,7 @@ def _matlab(image: Pixels, size: tuple[int, int], scale: tuple[float, float], bo
 
 def _matlab_pass(image: Pixels, axis: int, length: int, scale: float, border: Border) -> Pixels:
     """One axis, to `length` pixels; MATLAB keeps the result of a pass in the type of the image, hence the rounding."""
-    indices, weights = _taps(image.shape[axis], length, scale, border)
+    indices, weights = taps(image.shape[axis], length, scale, border)
     rows = np.ascontiguousarray(np.moveaxis(image, axis, 0)).reshape(image.shape[axis], -1)
     total = np.zeros((length, rows.shape[1]))
     for tap in range(indices.shape[1]):
@@ -86,19 +86,19 @@ def _matlab_pass(image: Pixels, axis: int, length: int, scale: float, border: Bo
 
 
 @functools.lru_cache(maxsize=64)
-def _taps(inputs: int, outputs: int, scale: float, border: Border) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def taps(inputs: int, outputs: int, scale: float, border: Border) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Which input pixels make each output pixel and by how much: (outputs, T) indices and weights that sum to 1."""
     stretch = max(1.0, 1 / scale)  # when shrinking, the kernel widens by 1 / scale: the antialiasing
     centre = (np.arange(outputs) + 0.5) / scale - 0.5
     first = np.floor(centre - 2 * stretch).astype(np.int64) + 1
     reach = first[:, None] + np.arange(math.ceil(4 * stretch) + 1)
-    weights = _cubic((centre[:, None] - reach) / stretch)
+    weights = cubic((centre[:, None] - reach) / stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     used = np.any(weights != 0, axis=0)
     return _inside(reach[:, used], inputs, border), np.ascontiguousarray(weights[:, used])
 
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' cubic convolution kernel with a = -0.5, zero from |x| = 2 on."""
     d = np.abs(x)
     near = 1.5 * d**3 - 2.5 * d**2 + 1

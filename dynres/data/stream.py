@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from dynres.contracts import QueryBatch
 from dynres.data.cache import PixelCache
-from dynres.data.pairs import PairRecipe, draw_pair, generator
+from dynres.data.pairs import Draw, PairRecipe, draw, generator
 
 
-class TrainingPairs(Dataset[QueryBatch]):
-    """Sample number n >= 0 -> its pair; endless, so it has no length.
+class TrainingPairs(Dataset[Draw]):
+    """Sample number n >= 0 -> its draw; endless, so it has no length.
 
     Each image appears `repeat` times an epoch, in an order that is drawn anew each epoch.
     """
@@ -28,11 +27,11 @@ class TrainingPairs(Dataset[QueryBatch]):
     def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int) -> None:
         self.pixels, self.recipe, self.repeat, self.seed = pixels, recipe, repeat, seed
 
-    def __getitem__(self, n: int) -> QueryBatch:
+    def __getitem__(self, n: int) -> Draw:
         epoch, position = divmod(n, len(self.pixels) * self.repeat)
         item = int(_order(self.seed, epoch, len(self.pixels) * self.repeat)[position])
         random = generator(self.seed, 1, epoch, item)
-        return draw_pair(self.pixels[item % len(self.pixels)], self.recipe, random)
+        return draw(self.pixels[item % len(self.pixels)], self.recipe, random)
 
 
 @functools.lru_cache(maxsize=2)

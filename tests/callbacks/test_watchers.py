@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
+from torch.utils.data import DataLoader, Dataset
 
+from dynres.callbacks import throughput
 from dynres.callbacks.beta import BetaCurve, threshold
 from dynres.callbacks.flops import Flops
 from dynres.callbacks.loggers import read_metrics
@@ -25,6 +28,8 @@ from dynres.callbacks.routing import RoutingMap, split_names
 from dynres.callbacks.summary import SummaryCallback
 from dynres.callbacks.throughput import Throughput
 from dynres.checkpoint_io import read_checkpoint
+
+from .conftest import TinyTraining, loader
 
 PIXELS = {"x2": [48 * 72, 60 * 48], "x3": [32 * 48, 40 * 32], "x4": [24 * 36, 30 * 24]}
 BETA = {label: math.log1p(math.exp(0.3)) * scale / 4 for label, scale in (("x2", 2), ("x3", 3), ("x4", 4))}
@@ -197,3 +202,34 @@ def test_training_time_adds_up_over_restarts(
     rates = [row["train/steps_per_second"] for row in read_metrics(tmp_path / "metrics.csv")]
     assert sum(bool(rate) for rate in rates) == 12
     assert max(float(rate) for rate in rates if rate) <= 1 / 0.02
+
+
+@pytest.mark.parametrize(("wait", "work"), [(3.0, 1.0), (0.0, 2.0)])
+def test_the_share_of_time_that_training_waits_for_data(
+    tmp_path: Path, make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, wait: float, work: float
+) -> None:
+    """By a clock that only the loader, the step and validation move."""
+    now = [0.0]
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Dataset[torch.Tensor]):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            now[0] += wait
+            return torch.rand(3, 8, 8)
+
+        def __len__(self) -> int:
+            return 100
+
+    class Work(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            now[0] += work
+
+        def on_validation_batch_start(self, *args: Any) -> None:
+            now[0] += 50
+
+    trainer = make_trainer(Throughput(), Work(), log_every_n_steps=2)
+    trainer.fit(TinyTraining(), DataLoader(Slow(), batch_size=1), loader())
+    rows = [row for row in read_metrics(tmp_path / "metrics.csv") if row["train/data_wait_fraction"]]
+    assert len(rows) == 6, "validation after steps 6 and 12 of 12"
+    assert [float(row["train/data_wait_fraction"]) for row in rows] == pytest.approx([wait / (wait + work)] * 6)
+    assert [float(row["train/steps_per_second"]) for row in rows] == pytest.approx([1 / (wait + work)] * 6)

@@ -12,12 +12,14 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from dynres.contracts import EvalSample, QueryBatch
 from dynres.data.datamodule import SuperResolutionData
 from dynres.data.evaluation import label, sizes
 from dynres.data.images import find_images, read_rgb, write_png
+from dynres.data.pairs import DrawnBatch, query_batch
 from dynres.data.resize import resize
 from dynres.data.sources import DEMO
 from dynres.errors import UserError
@@ -47,7 +49,7 @@ def at(step: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1) -> Any
 
 def stream(module: SuperResolutionData, batches: int, trainer: Any = None) -> list[QueryBatch]:
     module.trainer = trainer
-    return list(itertools.islice(module.train_dataloader(), batches))
+    return [query_batch(drawn, module.recipe) for drawn in itertools.islice(module.train_dataloader(), batches)]
 
 
 def assert_same(first: list[QueryBatch], second: list[QueryBatch]) -> None:
@@ -117,8 +119,10 @@ class Seen(pl.LightningModule):
         super().__init__()
         torch.manual_seed(0)  # every instance starts from the same weights
         self.weight, self.seen, self.evaluated = nn.Linear(1, 1), list[Tensor](), list[EvalSample]()
+        self.first: QueryBatch | None = None
 
     def training_step(self, batch: QueryBatch, _index: int) -> Tensor:
+        self.first = self.first or batch
         self.seen.append(batch.seed.clone())
         return self.weight(batch.scale[:, None]).square().mean()
 
@@ -181,6 +185,39 @@ def test_overfitting_one_batch_shows_one_batch(photos: Path, tmp_path: Path) -> 
     trainer(tmp_path, 4, overfit_batches=1, limit_val_batches=0).fit(model, datamodule=data(photos))
     assert len(model.seen) == 4
     assert all(torch.equal(model.seen[0], later) for later in model.seen)
+
+
+def test_training_is_given_what_the_stream_holds(photos: Path, tmp_path: Path) -> None:
+    model = Seen()
+    trainer(tmp_path, 1, limit_val_batches=0).fit(model, datamodule=data(photos))
+    assert model.first is not None
+    assert_same([model.first], stream(data(photos), 1))
+
+
+@pytest.mark.parametrize(("device", "before"), [("cpu", True), ("mps", True), ("cuda", False)])
+def test_low_resolution_images_are_made_on_a_gpu_or_before_the_transfer(
+    photos: Path, device: str, before: bool
+) -> None:
+    """Apple's GPUs have no float64; to the others only crops and choices travel."""
+    module = data(photos)
+    drawn, expected = next(iter(module.train_dataloader())), stream(data(photos), 1)
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))  # type: ignore[assignment]
+    moved = module.on_before_batch_transfer(drawn, 0)
+    assert isinstance(moved, QueryBatch if before else DrawnBatch)
+    assert_same([module.on_after_batch_transfer(moved, 0)], expected)
+    (sample, *_) = module.val_dataloader()
+    assert module.on_after_batch_transfer(module.on_before_batch_transfer(sample, 0), 0) is sample
+
+
+def test_a_batch_on_another_device_becomes_the_training_batch_there(photos: Path) -> None:
+    """On torch's device without numbers: any step that left it, or waited for one of its values, would fail."""
+    module = data(photos)
+    drawn = next(iter(module.train_dataloader()))
+    moved = move_data_to_device(drawn, torch.device("meta"))
+    assert isinstance(moved, DrawnBatch) and moved.sides == drawn.sides
+    batch, expected = query_batch(moved, module.recipe), query_batch(drawn, module.recipe)
+    assert {value.device.type for value in batch} == {"meta"}
+    assert [(v.shape, v.dtype) for v in batch] == [(v.shape, v.dtype) for v in expected]
 
 
 # --- Whole images ---------------------------------------------------------------------------------------------------
