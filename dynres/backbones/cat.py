@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.swinir import ResidualTransformer
 from dynres.contracts import Features, Task
-from dynres.layers.attention import attend_in_windows, position_bias
+from dynres.layers.attention import attend_in_windows, masked_biases, position_bias
 from dynres.layers.transformer import Connection, ResidualGroup, TransformerBlock, check_depths, drop_path_rates
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import pad_to_multiple, relative_offsets, relative_position_index, to_image, to_tokens
@@ -76,7 +76,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, qkv: Tensor, positions: Positions) -> Tensor:
         bias = position_bias(self.pos(positions.offsets), positions.pairs)
-        return attend_in_windows(qkv, bias, positions.window, self.shift)
+        return attend_in_windows(qkv, masked_biases(bias, positions.window, self.shift), positions.window, self.shift)
 
 
 class CrossBlock(TransformerBlock):
@@ -164,6 +164,8 @@ class CAT(ResidualTransformer):
         self.depths, self.short_sides, self.long_side = tuple(depths), tuple(short_sides), long_side
         self.size_multiple = max(*short_sides, long_side or 1)
         self.halo = 32  # two long sides; a whole side ends with the tile
+        reach = sum(depths) * (self.size_multiple - 1) + 2 * len(depths) + 4  # windows meet windows
+        self.unbounded = long_side is None or reach > self.halo
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return Features(self.extract(pad_to_multiple(image, self.size_multiple, repeat_edge=True)), image)

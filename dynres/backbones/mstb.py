@@ -9,6 +9,7 @@ block shifts its local windows by half, as SwinIR does; the global windows are n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,53 @@ from torch import Tensor, nn
 from dynres.backbones.base import Backbone
 from dynres.contracts import Cost, Features, Task
 from dynres.layers.attention import WindowAttention
+from dynres.layers.pointwise import in_pieces
 from dynres.layers.transformer import ResidualGroup, initialise
 from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
 BRANCHES = 4
-# Pixels from which samples of a batch that disagree run one at a time: below, the calls of each cost more than the
-# copies of grouping by branch. Measured on a CPU (benchmarks/).
-ALONE = 28 * 28
+# Pixels of the padded image from which samples of a batch that disagree run one at a time: below, the calls of each
+# cost more than the copies of grouping by branch. Measured on a CPU (benchmarks/): alone is 5 % faster at 24x24, and
+# 9 % slower at 12x12.
+ALONE = 20 * 20
 
 
-def _active(on: Tensor) -> list[int]:
-    return [j for j in range(BRANCHES) if on[j]]
+class Turns(NamedTuple):
+    """What a block runs for a batch whose decisions are made: samples, and the branches that they run in one go.
+
+    Attributes:
+        turns: samples (a slice, or (n,) indices on the device) and their branches. Either a sample has one turn, or,
+            where `summed`, one for each of its branches.
+    """
+
+    turns: list[tuple[slice | Tensor, list[int]]]
+    summed: bool = False
+
+
+ALL = Turns([(slice(None), list(range(BRANCHES)))])
+
+
+def plan(gates: Tensor, pixels: int, device: torch.device) -> list[Turns]:
+    """The turns of every group: the one time that Python looks at the decisions.
+
+    Args:
+        gates: (B, 4N) in {0, 1}, group by group.
+        pixels: of the padded image.
+        device: of the network.
+    """
+    decided = (gates > 0.5).cpu().unflatten(1, (-1, BRANCHES)).transpose(0, 1)
+    return [_turns(on, pixels, device) for on in decided]
+
+
+def _turns(on: Tensor, pixels: int, device: torch.device) -> Turns:
+    """Of one group, from its decisions (B, 4): together where samples agree, else alone or by branch."""
+    active = [[j for j in range(BRANCHES) if sample[j]] for sample in on.tolist()]
+    if all(branches == active[0] for branches in active):
+        return Turns([(slice(None), active[0])])
+    if pixels >= ALONE:
+        return Turns([(slice(i, i + 1), branches) for i, branches in enumerate(active)])
+    chosen = [on[:, j].nonzero().flatten() for j in range(BRANCHES)]
+    return Turns([(some.to(device), [j]) for j, some in enumerate(chosen) if len(some)], summed=True)
 
 
 class MSTB(nn.Module):
@@ -52,48 +89,38 @@ class MSTB(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
-    def forward(self, x: Tensor, gates: Tensor | None) -> Tensor:
-        """Args: x (B, H, W, C); gates (B, 4), or None for all branches on."""
-        x = x + self._attend(self.norm1(x), gates)
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, routing: Tensor | Turns = ALL) -> Tensor:
+        """Args: x (B, H, W, C); routing: the turns to run, or (B, 4) gates, with a gradient, to multiply by."""
+        parts = self.norm1(x).chunk(BRANCHES, dim=-1)
+        x = x + (self._gated(parts, routing) if isinstance(routing, Tensor) else self._routed(parts, routing))
+        return x + in_pieces(lambda tokens: self.mlp(self.norm2(tokens)), x)
 
-    def _attend(self, x: Tensor, gates: Tensor | None) -> Tensor:
-        parts = x.chunk(BRANCHES, dim=-1)
-        if gates is None:
-            return self.projection(self._run(parts, range(BRANCHES)))
-        if gates.requires_grad:
-            # The straight-through gradient of a closed gate needs its branch's output: training runs all (Eq. 1, 4).
-            weight = gates.repeat_interleave(x.shape[-1] // BRANCHES, dim=1)[:, None, None, :]
-            return self.projection(self._run(parts, range(BRANCHES)) * weight.to(x.dtype))
-        on = gates > 0.5
-        if bool((on == on[:1]).all()):
-            return self._sliced(parts, _active(on[0]))
-        if x.shape[1] * x.shape[2] < ALONE:
-            return self._grouped(parts, on)
-        each = [self._sliced([part[i : i + 1] for part in parts], _active(on[i])) for i in range(len(on))]
-        return torch.cat(each)
+    def _gated(self, parts: Sequence[Tensor], gates: Tensor) -> Tensor:
+        """All branches run: the straight-through gradient of a closed gate needs its branch's output (Eq. 1, 4)."""
+        outputs = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], dim=-1)
+        weight = gates.repeat_interleave(outputs.shape[-1] // BRANCHES, dim=1)[:, None, None, :]
+        return in_pieces(self.projection, outputs * weight.to(outputs.dtype))
 
-    def _run(self, parts: Sequence[Tensor], active: Sequence[int]) -> Tensor:
-        return torch.cat([self.branches[j](parts[j]) for j in active], dim=-1)
+    def _routed(self, parts: Sequence[Tensor], routing: Turns) -> Tensor:
+        if not routing.summed:
+            each = [self._sliced([part[samples] for part in parts], branches) for samples, branches in routing.turns]
+            return torch.cat(each) if len(each) > 1 else each[0]
+        out = self.projection.bias.repeat(*parts[0].shape[:3], 1)
+        for samples, (j,) in routing.turns:
+            assert isinstance(samples, Tensor)
+            mine = F.linear(self.branches[j](parts[j][samples]), self._columns(j))
+            out.index_add_(0, samples, mine.to(out.dtype))
+        return out
 
     def _sliced(self, parts: Sequence[Tensor], active: list[int]) -> Tensor:
         """The slice-able projection (Eq. 2): active outputs times their columns of the weight, and nothing else."""
+        weight, bias = self.projection.weight, self.projection.bias
         if not active:
-            return self.projection.bias.expand(*parts[0].shape[:3], -1)
-        if len(active) == BRANCHES:
-            return self.projection(self._run(parts, active))
-        columns = torch.cat([self._columns(j) for j in active], dim=1)
-        return F.linear(self._run(parts, active), columns, self.projection.bias)
-
-    def _grouped(self, parts: Sequence[Tensor], on: Tensor) -> Tensor:
-        """Samples that disagree: each branch runs once, on the samples that want it."""
-        batch, height, width, _ = parts[0].shape
-        out = self.projection.bias.repeat(batch, height, width, 1)
-        for j in range(BRANCHES):
-            chosen = on[:, j].nonzero().flatten().to(out.device)
-            if len(chosen):
-                out.index_add_(0, chosen, F.linear(self.branches[j](parts[j][chosen]), self._columns(j)).to(out.dtype))
-        return out
+            return bias.expand(*parts[0].shape[:3], -1)
+        if len(active) < BRANCHES:
+            weight = torch.cat([self._columns(j) for j in active], dim=1)
+        outputs = torch.cat([self.branches[j](parts[j]) for j in active], dim=-1)
+        return in_pieces(lambda tokens: F.linear(tokens, weight, bias), outputs)
 
     def _columns(self, branch: int) -> Tensor:
         """W_j of Eq. 2: the (C, C/4) columns of the projection that read branch j."""
@@ -114,6 +141,8 @@ class MultiScaleTransformer(Backbone):
         blocks_per_group: 2 in the paper.
         out_channels: channels of the feature map.
     """
+
+    unbounded = True
 
     def __init__(
         self,
@@ -167,10 +196,12 @@ class MultiScaleTransformer(Backbone):
         height, width = image.shape[-2:]
         shallow = self.conv_first(pad_to_multiple(image, self.global_window))
         x = self.patch_norm(to_tokens(shallow))
-        if gates is not None and not gates.requires_grad:
-            gates = gates.cpu()  # decisions steer Python: one transfer here instead of one a block
-        for index, group in enumerate(self.groups):
-            x = group(x, None if gates is None else gates[:, BRANCHES * index : BRANCHES * (index + 1)])
+        routing: Sequence[Tensor | Turns] = [ALL] * len(self.groups)
+        if gates is not None:
+            straight_through = gates.requires_grad
+            routing = gates.split(BRANCHES, 1) if straight_through else plan(gates, shallow[0, 0].numel(), x.device)
+        for group, of_group in zip(self.groups, routing, strict=True):
+            x = group(x, of_group)
         x = self.conv_after_body(to_image(self.norm(x))) + shallow
         return F.leaky_relu(self.conv_last(x), 0.01)[..., :height, :width]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
 from dynres.layers.attention import WindowAttention
+from dynres.layers.pointwise import in_pieces
 from dynres.layers.transformer import (
     Connection,
     ResidualGroup,
@@ -36,7 +37,7 @@ class SwinLayer(TransformerBlock):
         self.proj = nn.Linear(channels, channels)
 
     def attend(self, x: Tensor) -> Tensor:
-        return self.proj(self.attn(x))
+        return in_pieces(self.proj, self.attn(x))
 
 
 class ResidualTransformer(Backbone):
@@ -133,6 +134,7 @@ class SwinIR(ResidualTransformer):
         super().__init__(image_channels, embed_dim, groups, resi_connection, out_channels)
         self.depths, self.window, self.size_multiple = tuple(depths), window, window
         self.halo = 4 * window  # as the authors overlap their tiles
+        self.unbounded = sum(depths) * (window - 1) + 2 * len(depths) + 4 > self.halo  # windows meet windows
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return Features(self.extract(pad_to_multiple(image, self.window)), image)

@@ -134,7 +134,7 @@ class DecidedBlock(nn.Module):
         columns = block.projection.weight.detach().unflatten(1, (BRANCHES, -1))[:, chosen]
         self.columns, self.bias = nn.Parameter(columns.flatten(1)), block.projection.bias
 
-    def forward(self, x: Tensor, gates: None) -> Tensor:
+    def forward(self, x: Tensor, routing: object) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         if not self.chosen:
             x = x + self.bias

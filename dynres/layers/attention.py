@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from dynres.layers import windows
-from dynres.layers.windows import Sides, sides
+from dynres.layers.pointwise import pieces
+from dynres.layers.windows import Sides, kinds_of_windows
 
 
 class WindowAttention(nn.Module):
@@ -41,79 +45,91 @@ class WindowAttention(nn.Module):
         self.register_buffer("index", index, persistent=False)
         self.bias_table = nn.Parameter(torch.zeros(rows, heads))
         trunc_normal_(self.bias_table, std=0.02)
+        self._kept: tuple[tuple[object, ...], list[Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = position_bias(self.bias_table, self.index)
-        return attend_in_windows(self.qkv(x), bias, self.window, self.shift, self.pooled)
+        return attend_in_windows(x, self._biases(), self.window, self.shift, self.pooled, self.qkv)
+
+    def _biases(self) -> list[Tensor]:
+        """What `attend_in_windows` takes; made once and kept while no gradient is asked for."""
+        table = self.bias_table
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            return masked_biases(position_bias(table, self.index), self.window, self.shift)
+        state = (table.data_ptr(), table._version, table.dtype, table.device)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, masked_biases(position_bias(table, self.index), self.window, self.shift)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> WindowAttention:
+        self._kept = None
+        return super().train(mode)
 
 
 def position_bias(table: Tensor, index: Tensor) -> Tensor:
     """Entries of a (rows, heads) table at an (N, M) index -> (heads, N, M)."""
     # index_select, not [...], whose gradient adds up in any order on several threads.
-    return table.index_select(0, index.flatten()).view(*index.shape, -1).permute(2, 0, 1)
+    return table.index_select(0, index.flatten()).view(*index.shape, -1).permute(2, 0, 1).contiguous()
 
 
-def attend_in_windows(qkv: Tensor, bias: Tensor, window: Sides, shift: Sides = 0, pooled: int | None = None) -> Tensor:
-    """Attention of each window's queries to its keys, (B, H, W, 3C) -> (B, H, W, C).
+def masked_biases(bias: Tensor, window: Sides, shift: Sides) -> list[Tensor]:
+    """(1, heads, N, M) from (heads, N, M), for each of `kinds_of_windows`: -inf between opposite borders.
+
+    One a kind instead of one a window: the full mask of a 2K image at w = 16 takes gigabytes.
+    """
+    return [
+        bias.masked_fill(~windows.shift_mask(window, shift, *last, bias.device), float("-inf"))[None]
+        if any(last)
+        else bias[None]
+        for last in kinds_of_windows(shift)
+    ]
+
+
+def attend_in_windows(
+    x: Tensor,
+    biases: Sequence[Tensor],
+    window: Sides,
+    shift: Sides = 0,
+    pooled: int | None = None,
+    qkv: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Attention of each window's queries to its keys, (B, H, W, C) or, without `qkv`, (B, H, W, 3C) -> (B, H, W, C).
 
     Args:
-        qkv: queries, keys and values, C channels each, of whole windows.
-        bias: (heads, h*w, keys), added to the products; its heads divide C.
+        x: tokens of whole windows.
+        biases: `masked_biases`, added to the products; their heads divide C.
         window: h x w.
         shift: of the windows to the bottom and right, smaller than they are. The image is not continued over its
             borders: what the shift brings together there does not see each other.
         pooled: side to which keys and values of a square window are max-pooled, for unshifted windows.
+        qkv: (..., C) -> (..., 3C) queries, keys and values; None if that is what x holds.
     """
-    shifts = sides(shift)
-    if any(shifts):
-        qkv = qkv.roll((-shifts[0], -shifts[1]), dims=(1, 2))
-    query, key, value = windows.partition(qkv, window).chunk(3, dim=-1)
-    if any(shifts):
-        out = _attend_shifted(query, key, value, bias, sides(window), shifts)
-        return windows.merge(out, window).roll(shifts, dims=(1, 2))
+    batch, height, width, _ = x.shape
+    order = windows.window_order(batch, height, width, window, shift, x.device)
+    tokens = windows.to_windows(x, order, window)
+    parts = [
+        _attend(some if qkv is None else qkv(some), bias, pooled)
+        for kind, bias in zip(tokens.split(order.counts), biases, strict=True)
+        for some in pieces(kind, tokens.shape[1])
+        if len(some)
+    ]
+    out = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return windows.from_windows(out, order, (batch, height, width, out.shape[-1]))
+
+
+def _attend(qkv: Tensor, bias: Tensor, pooled: int | None) -> Tensor:
+    """Softmax attention inside windows of N tokens, (windows, N, 3C) -> (windows, N, C); bias (1, heads, N, M)."""
+    query, key, value = qkv.chunk(3, dim=-1)
     if pooled is not None:
-        key, value = (_pool(x, sides(window)[0], pooled) for x in (key, value))
-    return windows.merge(_attend(query, key, value, bias), window)
+        key, value = (_pool(x, pooled) for x in (key, value))
+    q, k, v = (x.unflatten(-1, (bias.shape[1], -1)).transpose(1, 2) for x in (query, key, value))
+    # four axes of the bias, not three: on a CPU the fused kernel takes no other
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).transpose(1, 2)
+    if torch.compiler.is_compiling():  # a graph must not rely on the order in memory that this kernel happens to leave
+        out = out.clone(memory_format=torch.contiguous_format)
+    return out.flatten(2)
 
 
-def _pool(x: Tensor, window: int, pooled: int) -> Tensor:
-    """(B, rows, columns, w*w, C) -> (B, rows, columns, d*d, C), the maximum over each (w/d) x (w/d) square."""
-    if pooled == window:
-        return x
-    step = window // pooled
-    return x.unflatten(3, (pooled, step, pooled, step)).amax(dim=(4, 6)).flatten(3, 4)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention of (B, rows, columns, N, C) queries to M keys, with an additive (heads, N, M) bias."""
-    grid, heads = query.shape[:3], len(bias)
-    q, k, v = (t.flatten(0, 2).unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-    return out.transpose(1, 2).flatten(2).unflatten(0, grid)
-
-
-def _attend_shifted(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window: tuple[int, int], shift: tuple[int, int]
-) -> Tensor:
-    """`_attend` under the shift mask: four kinds of window (inner, last row, last column, corner), a call each.
-
-    One (heads, N, N) bias a kind instead of one a window: the full mask of a 2K image at w = 16 takes gigabytes.
-    """
-    rows = []
-    for row, last_row in _spans(query.shape[1], shift[0]):
-        columns = []
-        for column, last_column in _spans(query.shape[2], shift[1]):
-            area = (slice(None), row, column)
-            near = windows.shift_mask(window, shift, last_row, last_column, bias.device)
-            masked = bias.masked_fill(~near, float("-inf")) if last_row or last_column else bias
-            columns.append(_attend(query[area], key[area], value[area], masked))
-        rows.append(torch.cat(columns, dim=2))
-    return torch.cat(rows, dim=1)
-
-
-def _spans(count: int, shift: int) -> list[tuple[slice, bool]]:
-    """The windows of an axis as (all but the last, False) and (the last, True), or as one if it is not shifted."""
-    if not shift:
-        return [(slice(0, count), False)]
-    last = (slice(count - 1, count), True)
-    return [(slice(0, count - 1), False), last] if count > 1 else [last]
+def _pool(x: Tensor, pooled: int) -> Tensor:
+    """(windows, w*w, C) -> (windows, d*d, C), the maximum over each (w/d) x (w/d) square."""
+    step = math.isqrt(x.shape[1]) // pooled
+    return x if step == 1 else x.unflatten(1, (pooled, step, pooled, step)).amax(dim=(2, 4)).flatten(1, 2)

@@ -28,6 +28,10 @@ class Pixels:
         """The way back, for colours along an axis."""
         return normal * (1 / self.factor) + self._mean(normal, dim)
 
+    def colours_(self, normal: Tensor, dim: int) -> Tensor:
+        """`colours` in place."""
+        return normal.mul_(1 / self.factor).add_(self._mean(normal, dim))
+
     def _mean(self, like: Tensor, dim: int) -> Tensor:
         mean = torch.as_tensor(self.mean, dtype=like.dtype, device=like.device).reshape(-1)
         return mean.view([-1 if axis == dim % like.ndim else 1 for axis in range(like.ndim)])

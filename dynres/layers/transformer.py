@@ -13,6 +13,7 @@ from typing import Any, Literal
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from dynres.layers.pointwise import in_pieces
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import to_image, to_tokens
 
@@ -40,7 +41,7 @@ class TransformerBlock(nn.Module, ABC):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         x = x + self.drop_path(self.attend(self.norm1(x), *context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(in_pieces(lambda tokens: self.mlp(self.norm2(tokens)), x))
 
 
 class ResidualGroup(nn.Module):

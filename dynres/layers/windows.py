@@ -5,6 +5,10 @@ Windows, and shifts of them, are one number for both axes or a pair (rows, colum
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -26,20 +30,89 @@ def to_image(tokens: Tensor) -> Tensor:
     return tokens.permute(0, 3, 1, 2)
 
 
-def partition(x: Tensor, window: Sides) -> Tensor:
-    """(B, H, W, C) -> (B, H/h, W/w, h*w, C): the tokens of each h x w window, row by row. h divides H, and w W."""
-    batch, height, width, channels = x.shape
-    h, w = sides(window)
-    x = x.view(batch, height // h, h, width // w, w, channels).transpose(2, 3)
-    return x.reshape(batch, height // h, width // w, h * w, channels)
+class Order(NamedTuple):
+    """The tokens of a batch of images, window after window, those of one kind together.
+
+    Windows are of up to four kinds, by whether they lie in the last row and in the last column of the rolled image:
+    only those hold tokens from opposite borders, which must not see each other.
+
+    Attributes:
+        tokens: (B H W,) which token stands at each place; None where it is the place's own.
+        places: (B H W,) its inverse.
+        counts: windows of each kind, in the order of `kinds_of_windows`.
+    """
+
+    tokens: Tensor | None
+    places: Tensor | None
+    counts: tuple[int, ...]
 
 
-def merge(windows: Tensor, window: Sides) -> Tensor:
-    """Inverse of `partition`: (B, H/h, W/w, h*w, C) -> (B, H, W, C)."""
-    batch, rows, columns, _, channels = windows.shape
+def kinds_of_windows(shift: Sides) -> list[tuple[bool, bool]]:
+    """(last row, last column) of each kind of window; one kind where nothing is shifted."""
+    down, right = sides(shift)
+    return [
+        (row, column)
+        for row in ([False, True] if down else [False])
+        for column in ([False, True] if right else [False])
+    ]
+
+
+def window_order(batch: int, height: int, width: int, window: Sides, shift: Sides, device: torch.device) -> Order:
+    """Made once a size and kept. The window's sides divide height and width, and are larger than the shift's."""
+    make = _window_order.__wrapped__ if torch.compiler.is_compiling() else _window_order
+    return make(batch, height, width, sides(window), sides(shift), device)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # so that training may use what was made while testing
+def _window_order(
+    batch: int, height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
+) -> Order:
+    (h, w), (down, right) = window, shift
+    grid = torch.arange(height * width, device=device).view(height, width).roll((-down, -right), dims=(0, 1))
+    windows = grid.view(height // h, h, width // w, w).transpose(1, 2)
+    rows, columns = (
+        [slice(0, count - 1), slice(count - 1, count)] if moved else [slice(0, count)]
+        for count, moved in zip(windows.shape[:2], shift, strict=True)
+    )
+    kinds = [windows[row, column].flatten() for row in rows for column in columns]
+    counts = tuple(batch * len(kind) // (h * w) for kind in kinds)
+    if not any(shift) and (height, width) == window:
+        return Order(None, None, counts)
+    image = torch.arange(batch, device=device)[:, None] * (height * width)
+    tokens = torch.cat([(image + kind).flatten() for kind in kinds])
+    return Order(tokens.int(), tokens.argsort().int(), counts)
+
+
+class Reordered(torch.autograd.Function):
+    """x[order], of rows; the gradient goes back through the inverse, also by lookup."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradient.index_select(0, inverse), None, None
+
+
+def to_windows(x: Tensor, order: Order, window: Sides) -> Tensor:
+    """(B, H, W, C) -> (windows, h*w, C): the tokens of each h x w window, row by row."""
     h, w = sides(window)
-    x = windows.view(batch, rows, columns, h, w, channels).transpose(2, 3)
-    return x.reshape(batch, rows * h, columns * w, channels)
+    tokens = x.reshape(-1, x.shape[-1])
+    if order.tokens is not None:
+        tokens = Reordered.apply(tokens, order.tokens, order.places)
+    return tokens.view(-1, h * w, x.shape[-1])
+
+
+def from_windows(windows: Tensor, order: Order, shape: Sequence[int]) -> Tensor:
+    """The way back, to (B, H, W, C)."""
+    tokens = windows.reshape(-1, windows.shape[-1])
+    if order.tokens is not None:
+        tokens = Reordered.apply(tokens, order.places, order.tokens)
+    return tokens.view(*shape)
 
 
 def relative_position_index(

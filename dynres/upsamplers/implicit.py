@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,17 @@ from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Tap, add_enlarged_, bilinear_at, bilinear_grid, check_coords, pixel_centres, spans
+from dynres.layers.pointwise import pieces
+from dynres.layers.sampling import (
+    Corner,
+    Tap,
+    add_enlarged_,
+    bilinear_at,
+    bilinear_grid,
+    check_coords,
+    pixel_centres,
+    spans,
+)
 from dynres.upsamplers.base import Upsampler
 
 Taps = tuple[Tap, ...]
@@ -136,6 +146,7 @@ class ImplicitUpsampler(Upsampler):
         for piece, rows, columns in self.pieces(features, size, lift):
             there = out[:, :, rows, columns]
             there.copy_(colours(*piece).view(batch, *there.shape[2:], 3).permute(0, 3, 1, 2))
+            del piece  # and with the last one of a band its table, before the next is made
         return add_enlarged_(out, features.image, bilinear_grid) if self.adds_image else out
 
     def colouring(self, features: Features, size: tuple[int, int]) -> tuple[Lift, Colours]:
@@ -161,6 +172,7 @@ class ImplicitUpsampler(Upsampler):
                 for across in spans(0, size[1], chunk):
                     some = _cut(rows, down, (1, -1, 1), batch), _cut(columns, across, (1, 1, -1), batch)
                     yield Piece(lifted, *some, relative), down, across
+            del lifted
 
     def padded(self, features: Features, top: int, bottom: int) -> Tensor:
         """Rows [top - reach, bottom + reach) of the features, zero beyond the map, a pixel's channels together."""
@@ -175,13 +187,49 @@ def _cut(taps: Taps, part: slice, shape: tuple[int, int, int], batch: int) -> Ta
     return tuple(Tap(*(field[part].view(shape).expand(batch, -1, -1) for field in tap)) for tap in taps)
 
 
-def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) -> Tensor:
-    """values (..., L) + weight . [row offset, column offset, cell], in place: the position's share of a linear layer.
+def _taken(tap: Tap, part: slice) -> Tap:
+    return Tap(tap.pixel[:, part], tap.offset[:, part])
 
-    In full precision under autocast too. Where rows and columns make a grid, each is multiplied alone, H' + W' times.
+
+def in_turns(
+    colours: Callable[[Sequence[Tensor], Sequence[Corner], Tensor], Tensor],
+    values: Sequence[Tensor],
+    corners: Sequence[Corner],
+    cell: Tensor,
+) -> Tensor:
+    """colours(values, corners, cell) of queries, for scattered ones (training's) a cache full at a time.
 
     Args:
-        values: of the queries to which the taps broadcast.
+        colours: -> (N, 3).
+        values: of each corner's pixels, (..., L); looked up for all queries at once, as the gradient of each lookup is
+            a table.
+        corners: as `ensemble` gives them.
+        cell: (N, 2) or (1, 2).
+    """
+    scattered = corners[0].row.pixel.shape == corners[0].column.pixel.shape
+    if not scattered or values[0].ndim != 3:
+        return colours(values, corners, cell)
+    batch, queries = corners[0].row.pixel.shape
+    length = pieces(values[0].transpose(0, 1), batch)[0].shape[0]
+    made = []
+    for start, some in zip(
+        range(0, queries, length), zip(*(one.split(length, 1) for one in values), strict=True), strict=True
+    ):
+        part = slice(start, start + length)
+        taken = [Corner(_taken(row, part), _taken(column, part), share[:, part]) for row, column, share in corners]
+        cells = cell if len(cell) == 1 else cell.view(batch, queries, 2)[:, part].flatten(0, 1)
+        made.append(colours(some, taken, cells).unflatten(0, (batch, -1)))
+    return torch.cat(made, dim=1).flatten(0, 1) if len(made) > 1 else made[0].flatten(0, 1)
+
+
+def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) -> Tensor:
+    """(N, L): values (..., L) + weight . [row offset, column offset, cell], the position's share of a linear layer.
+
+    In full precision under autocast too. Where rows and columns make a grid, each is multiplied alone, H' + W' times,
+    and the values are overwritten.
+
+    Args:
+        values: of the N queries to which the taps broadcast.
         cell: (N, 2) or (1, 2).
         weight: (L, 4), or (L, 2) to leave the cell out.
     """
@@ -191,11 +239,12 @@ def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) 
         if sizes.shape[1]:
             position = torch.cat([position, cell.expand_as(position)], dim=1)
         with torch.autocast(values.device.type, enabled=False):
-            return values.add_((position.to(weight.dtype) @ weight.t()).view_as(values).to(values.dtype))
+            return values.flatten(0, -2) + (position.to(weight.dtype) @ weight.t()).to(values.dtype)
     along = column.offset[..., None] * offsets[:, 1]
     if sizes.shape[1]:
         along = along + cell[:, :1] * sizes[:, 0] + cell[:, 1:] * sizes[:, 1]
-    return values.add_((row.offset[..., None] * offsets[:, 0]).to(values.dtype)).add_(along.to(values.dtype))
+    across = row.offset[..., None] * offsets[:, 0]
+    return values.add_(across.to(values.dtype)).add_(along.to(values.dtype)).flatten(0, -2)
 
 
 def blended(corners: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

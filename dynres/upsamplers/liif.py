@@ -5,13 +5,15 @@ Keys match the authors' `imnet.*`; equal to their code within 2e-5 of the larges
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Tap, ensemble, nearest_tap
+from dynres.layers.sampling import Corner, ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, placed
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, in_turns, placed
 
 
 class LIIF(ImplicitUpsampler):
@@ -58,14 +60,18 @@ class LIIF(ImplicitUpsampler):
         return tuple(nearest_tap(coord, pixels, side) for side in self.sides)
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        corners = ensemble(rows, columns)
+        values = [lifted.at(row.pixel, column.pixel) for row, column, _ in corners]
+        return in_turns(self._colours, values, corners, cell)
+
+    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
         weight = self.imnet.first.weight[:, self.unfolded :]
 
-        def hidden(row: Tap, column: Tap) -> Tensor:
-            first = placed(lifted.at(row.pixel, column.pixel), row, column, cell, weight)
-            return self.imnet.hidden(first.flatten(0, -2))
+        def hidden(value: Tensor, corner: Corner) -> Tensor:
+            return self.imnet.hidden(placed(value, corner.row, corner.column, cell, weight))
 
-        corners = ensemble(rows, columns)
-        return self.imnet.last(blended((hidden(row, column), share) for row, column, share in corners))
+        pairs = zip(values, corners, strict=True)
+        return self.imnet.last(blended((hidden(value, corner), corner.weight) for value, corner in pairs))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
         """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""

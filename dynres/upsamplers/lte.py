@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Tap, ensemble, nearest_tap
+from dynres.layers.sampling import Corner, ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, in_turns
 
 
 class TextureEstimator(ImplicitUpsampler):
@@ -75,16 +75,22 @@ class TextureEstimator(ImplicitUpsampler):
         return tuple(nearest_tap(coord, pixels, side) for side in (-1, 1))
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        corners = ensemble(rows, columns)
+        values = [lifted.at(row.pixel, column.pixel) for row, column, _ in corners]
+        return in_turns(self._colours, values, corners, cell)
+
+    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
         half = len(self.phase.weight)
         phase = math.pi * (cell[:, :1] * self.phase.weight[:, 0] + cell[:, 1:] * self.phase.weight[:, 1])
 
-        def hidden(row: Tap, column: Tap) -> Tensor:
-            amplitude, down, right = lifted.at(row.pixel, column.pixel).split([2 * half, half, half], dim=-1)
-            angle = (down * row.offset[..., None]).addcmul_(right, column.offset[..., None]).flatten(0, -2).add_(phase)
-            return self.hidden(torch.cat([angle.cos(), angle.sin()], dim=1).mul_(amplitude.flatten(0, -2)))
+        def hidden(value: Tensor, corner: Corner) -> Tensor:
+            amplitude, down, right = value.split([2 * half, half, half], dim=-1)
+            angle = (down * corner.row.offset[..., None]).addcmul_(right, corner.column.offset[..., None])
+            angle = angle.flatten(0, -2).add_(phase)
+            return self.hidden(torch.cat([angle.cos(), angle.sin()], dim=1) * amplitude.flatten(0, -2))
 
-        corners = ensemble(rows, columns)
-        return self.last(blended((hidden(row, column), share) for row, column, share in corners))
+        pairs = zip(values, corners, strict=True)
+        return self.last(blended((hidden(value, corner), corner.weight) for value, corner in pairs))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
         """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""

@@ -5,15 +5,17 @@ Keys match `imnet.*` of that code; equal to it within 2e-5 of the largest output
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import NUDGE, Tap, nearest_index, spans
+from dynres.layers.sampling import NUDGE, Corner, Tap, ensemble, nearest_index, spans
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, placed
+from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, in_turns, placed
 
 
 class MetaSR(ImplicitUpsampler):
@@ -56,14 +58,16 @@ class MetaSR(ImplicitUpsampler):
         return (Tap(index, (corner - left) * (pixels / 2)),)
 
     def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        (row,), (column,) = rows, columns
-        products = lifted.at(row.pixel, column.pixel).flatten(0, -2).unflatten(1, (3, self.hidden + 1))
-        first = self.imnet.first
+        corners = ensemble(rows, columns)  # one
+        return in_turns(self._colours, [lifted.at(rows[0].pixel, columns[0].pixel)], corners, cell)
+
+    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
+        (row, column, _), first = corners[0], self.imnet.first
         # the third input is the inverse scale, half a cell, of the vertical axis alone, as in the original
         weight = F.pad(first.weight * first.weight.new_tensor([1, 1, 0.5]), (0, 1))
-        shape = (*torch.broadcast_shapes(row.pixel.shape, column.pixel.shape), self.hidden)
-        unit = F.relu_(placed(first.bias.expand(shape).clone(), row, column, cell, weight)).flatten(0, -2)
-        parts, bias = products.split([self.hidden, 1], dim=2)
+        constant = first.bias.expand(*values[0].shape[:-1], -1).clone()
+        unit = F.relu_(placed(constant, row, column, cell, weight))
+        parts, bias = values[0].flatten(0, -2).unflatten(1, (3, -1)).split([self.hidden, 1], dim=2)
         return (parts * unit[:, None].to(parts.dtype)).sum(-1) + bias[:, :, 0]
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:

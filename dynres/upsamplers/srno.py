@@ -100,14 +100,13 @@ class SRNO(ImplicitUpsampler):
             share = share[..., None].to(values.dtype)
             total = values * share if total is None else total.addcmul_(values, share)
         assert total is not None
-        down, right = weight[:, :8].unflatten(1, (2, 2, 2)).unbind(-1)  # corners by row and column
-        down, right = down.sum(2), right.sum(1)
-        for side in (0, 1):
-            sizes = weight[:, -2:] if side == 0 else weight[:, :0]
-            total = placed(
-                total, rows[side], columns[side], cell, torch.cat([down[:, side, None], right[:, side, None], sizes], 1)
-            )
-        return total.add_(bias).flatten(1, -2)
+        shape = total.shape
+        down, right = weight[:, :8].unflatten(1, (2, 2, 2)).unbind(-1)  # of corners by row and column
+        by_side = torch.stack([down.sum(2), right.sum(1)], dim=-1)
+        for side, sizes in ((0, weight[:, -2:]), (1, weight[:, :0])):
+            its_weight = torch.cat([by_side[:, side], sizes], dim=1)
+            total = placed(total.view(shape), rows[side], columns[side], cell, its_weight)
+        return total.add_(bias).unflatten(0, (shape[0], -1))
 
     def coloured(self, x: Tensor) -> Tensor:
         """(B, N / B, width) after the blocks -> (N, 3)."""

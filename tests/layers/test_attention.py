@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from dynres.layers.attention import WindowAttention, attend_in_windows, position_bias
+from dynres.layers import pointwise
+from dynres.layers.attention import WindowAttention, attend_in_windows, masked_biases, position_bias
 from dynres.layers.windows import relative_position_index
+from tests.reference.attention import manual_attention
 
 
 def build(channels: int, heads: int, window: int, pooled: int | None = None, shift: int = 0) -> WindowAttention:
@@ -90,6 +94,59 @@ def reference(attention: WindowAttention, x: Tensor) -> Tensor:
     return torch.stack(images).roll((shift, shift), dims=(1, 2))
 
 
+@settings(max_examples=25)
+@given(
+    batch=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4), kind=st.sampled_from([(4, 4, 0), (4, 4, 1), (4, 4, 2), (4, 2, 0), (6, 3, 0)]),
+    heads=st.integers(1, 3), cached=st.sampled_from([1, 20, 1024]), dtype=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_it_is_the_plain_form_with_its_gradients_in_any_pieces(
+    batch: int, rows: int, columns: int, kind: tuple[int, int, int], heads: int, cached: int, dtype: torch.dtype
+) -> None:
+    window, pooled, shift = kind
+    attention = build(2 * heads, heads, window, pooled, shift).to(dtype)
+    x = torch.randn(batch, window * rows, window * columns, 2 * heads, dtype=dtype, requires_grad=True)
+    weight = torch.randn_like(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pointwise, "CACHED", cached)
+        ours = attention(x)
+        with torch.inference_mode():
+            fused = attention(x)
+        wanted = [x, *attention.parameters()]
+        gradients = torch.autograd.grad((ours * weight).sum(), wanted)
+    plain = manual_attention(attention, x)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(ours, plain, **tolerance)
+    torch.testing.assert_close(fused, plain.detach(), **tolerance)
+    if dtype == torch.float64:  # the -100 of the plain form's mask leaves 1e-44
+        for one, other in zip(gradients, torch.autograd.grad((plain * weight).sum(), wanted), strict=True):
+            torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_kept_biases_follow_the_weights() -> None:
+    """What is prepared once while testing is prepared anew when the table changes, in whatever way."""
+    attention, x = build(4, 2, window=4, shift=2).eval(), torch.randn(1, 8, 8, 4, dtype=torch.double)
+
+    def is_right() -> bool:
+        with torch.inference_mode():
+            return torch.allclose(attention(x), manual_attention(attention, x), rtol=1e-4, atol=1e-4)
+
+    assert is_right()
+    with torch.no_grad():
+        attention.bias_table.add_(torch.randn_like(attention.bias_table))
+    assert is_right()
+    attention.load_state_dict(
+        {key: value + 1 + torch.randn_like(value) for key, value in attention.state_dict().items()}
+    )
+    assert is_right()
+    torch.optim.SGD(attention.parameters(), lr=1e-3).zero_grad()
+    attention(x).pow(2).sum().backward()
+    torch.optim.SGD(attention.parameters(), lr=1e-3).step()
+    assert is_right()
+    attention.float()
+    x = x.float()
+    assert is_right()
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (2, 1), (3, 2)])
 def test_local_attention_is_softmax_attention_with_the_swin_mask(shift: int, rows: int, columns: int) -> None:
@@ -142,7 +199,7 @@ def test_attention_in_rectangles_is_that_of_pixels_which_share_one(
     index, rows = relative_position_index(window)
     table = torch.randn(rows, heads, dtype=torch.double)
     qkv = torch.randn(1, height, width, 3 * channels, dtype=torch.double)
-    ours = attend_in_windows(qkv, position_bias(table, index), window, shift)
+    ours = attend_in_windows(qkv, masked_biases(position_bias(table, index), window, shift), window, shift)
 
     place = torch.cartesian_prod(torch.arange(height), torch.arange(width))
     number = torch.div(place - torch.tensor(shift), torch.tensor(window), rounding_mode="floor")

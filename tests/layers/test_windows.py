@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynres.layers.windows import (
-    merge,
+    from_windows,
+    kinds_of_windows,
     pad_to_multiple,
-    partition,
     relative_offsets,
     relative_position_index,
     shift_mask,
+    to_windows,
+    window_order,
 )
 
 
@@ -27,19 +29,43 @@ def test_merging_the_windows_of_an_image_returns_it(
     batch: int, rows: int, columns: int, height: int, width: int, channels: int
 ) -> None:
     x = torch.rand(batch, rows * height, columns * width, channels)
-    windows = partition(x, (height, width))
-    assert windows.shape == (batch, rows, columns, height * width, channels)
-    assert torch.equal(merge(windows, (height, width)), x)
+    order = window_order(batch, rows * height, columns * width, (height, width), 0, x.device)
+    windows = to_windows(x, order, (height, width))
+    assert windows.shape == (batch * rows * columns, height * width, channels) and order.counts == (len(windows),)
+    assert torch.equal(from_windows(windows, order, x.shape), x)
 
 
 @pytest.mark.parametrize(("window", "height", "width"), [(3, 3, 3), ((2, 3), 2, 3), ((3, 1), 3, 1)])
 def test_a_window_holds_its_own_pixels_row_by_row(window: int | tuple[int, int], height: int, width: int) -> None:
     x = torch.arange(6 * 9).view(1, 6, 9, 1)
-    windows = partition(x, window)
+    windows = to_windows(x, window_order(1, 6, 9, window, 0, x.device), window).unflatten(0, (6 // height, -1))
     for i in range(6 // height):
         for j in range(9 // width):
             own = x[0, height * i : height * (i + 1), width * j : width * (j + 1), 0]
-            assert torch.equal(windows[0, i, j, :, 0], own.flatten())
+            assert torch.equal(windows[i, j, :, 0], own.flatten())
+
+
+@pytest.mark.parametrize(("window", "shift"), [((4, 4), (2, 2)), ((2, 4), (1, 2)), ((4, 2), (0, 1)), ((3, 4), (2, 0))])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shifted_windows_come_kind_by_kind_and_go_back(
+    window: tuple[int, int], shift: tuple[int, int], batch: int
+) -> None:
+    """Each kind's windows are those of the rolled image that lie in its last row or column, image after image."""
+    rows, columns = 3, 2
+    x = torch.rand(batch, rows * window[0], columns * window[1], 5)
+    order = window_order(batch, *x.shape[1:3], window, shift, x.device)
+    windows = to_windows(x, order, window)
+    rolled = x.roll((-shift[0], -shift[1]), dims=(1, 2)).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
+    expected = [
+        rolled[image, i, :, j].flatten(0, 1)
+        for kind in kinds_of_windows(shift)
+        for image in range(batch)
+        for i in range(rows)
+        for j in range(columns)
+        if kind == (bool(shift[0]) and i == rows - 1, bool(shift[1]) and j == columns - 1)
+    ]
+    assert torch.equal(windows, torch.stack(expected)) and sum(order.counts) == len(expected)
+    assert torch.equal(from_windows(windows, order, x.shape), x)
 
 
 @pytest.mark.parametrize(("window", "pooled", "rows"), [(4, 4, 49), (8, 8, 225), (16, 16, 961), (48, 12, 8464)])
@@ -117,7 +143,8 @@ def test_shift_mask_joins_what_was_together_before_the_roll(
     """Two tokens of a rolled window may see each other if both, or neither, were carried over each border."""
     height, width = rows * window[0], columns * window[1]
     where = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)[None]
-    windows = partition(where.roll((-shift[0], -shift[1]), dims=(1, 2)), window)[0]
+    rolled = where[0].roll((-shift[0], -shift[1]), dims=(0, 1)).unflatten(0, (rows, -1)).unflatten(2, (columns, -1))
+    windows = rolled.transpose(1, 2).flatten(2, 3)
     for i in range(rows):
         for j in range(columns):
             # a token from the first rows (columns) ends up in the last window
