@@ -28,7 +28,7 @@ lint: $(READY) ## check style, formatting and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(READY) ## measure MACs and milliseconds side by side
+bench: $(READY) ## each fast path against its plain form, in one report (ARGS="--quick", ARGS="--only decoders")
 	$(RUN) -m benchmarks $(ARGS)
 
 reproduce-tables: $(READY) ## lay our numbers beside the published ones; one table with TABLE=tadt/3

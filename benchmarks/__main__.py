@@ -1,86 +1,102 @@
-"""make bench: MACs and milliseconds side by side. Speeds are ratios of things measured in turn in one run."""
+"""make bench: what each fast path is worth against the plain form of the same formula, in one report."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import dynres  # isort: skip  # noqa: F401  # first: makes torchvision importable on a CPU-only torch
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-import dynres  # noqa: F401  # first: makes torchvision importable on a CPU-only torch
-from dynres.backbones.tadt import TADT
-from dynres.contracts import Routing, Task
+from benchmarks import backbones, data, decoders, report, training
+from benchmarks.harness import Bench
+from benchmarks.rows import Point, Row
+from dynres.errors import UserError, clean_exit
 
-FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def interleaved(functions: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median milliseconds of each function, called in turn so that a slow spell of the machine hits all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()  # warm-up
-    for _ in range(rounds):
-        for index, function in enumerate(functions):
-            started = time.perf_counter()
-            function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[index].append(1000 * (time.perf_counter() - started))
-    return [statistics.median(one) for one in times]
+SECTIONS = {
+    "decoders": decoders.measurements,
+    "backbones": backbones.measurements,
+    "data": data.measurements,
+    "training": training.measurements,
+}
+COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
 
 
-def spread(units: int, fraction: float) -> torch.Tensor:
-    """(1, U) decisions with a fraction of the branches on, each of the four kinds equally often."""
-    decisions = torch.zeros(units // 4, 4)
-    turns = torch.arange(units // 4)
-    for step in range(round(4 * fraction)):
-        decisions[turns, (turns + step) % 4] = 1.0
-    return decisions.flatten()[None]
-
-
-def routed_backbone(channels: int, groups: int, side: int, rounds: int, device: str) -> Table:
-    """Wall clock of a TADT at 0 to 100 % of its branches, beside the MACs that ran."""
-    torch.manual_seed(0)
-    network = TADT(channels=channels, groups=groups).eval().to(device)
-    image, scale = torch.rand(1, 3, side, side, device=device), torch.ones(1, device=device)
-    cost = network.cost(side, side)
-    calls, macs = [], []
-    for fraction in FRACTIONS:
-        decisions = spread(len(network.units), fraction)
-        macs.append(cost.fixed + int((decisions[0].double() @ torch.tensor(cost.units, dtype=torch.float64)).item()))
-        routing = Routing(decisions, decisions, torch.ones(1), network.units)
-        calls.append(functools.partial(network, image, Task(scale, routing=routing)))
-    with torch.inference_mode():
-        milliseconds = interleaved(calls, rounds)
-    title = f"TADT C={channels} N={groups}, {side}x{side} input, float32, {device} ({torch.get_num_threads()} threads)"
-    table = Table(title=title)
-    for column in ("branches on", "GMACs", "MACs / full", "ms", "ms / full"):
-        table.add_column(column, justify="right")
-    for fraction, spent, ms in zip(FRACTIONS, macs, milliseconds, strict=True):
-        table.add_row(
-            f"{fraction:.0%}",
-            f"{spent / 1e9:.2f}",
-            f"{spent / cost.full:.3f}",
-            f"{ms:.0f}",
-            f"{ms / milliseconds[-1]:.3f}",
-        )
-    return table
-
-
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", help=f"sections, with commas between: {','.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes, seconds; bars do not apply")
+    parser.add_argument("--anyway", action="store_true", help="tell what was measured on busy cores, marked so")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (the bars hold for 1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    console = Console()
-    for channels, groups, side in ((32, 2, 96), (224, 8, 96)):
-        console.print(routed_backbone(channels, groups, side, options.rounds, options.device))
+    parser.add_argument("--out", type=Path, help="folder of the report (default: runs/bench/DATE-TIME)")
+    return parser.parse_args(arguments)
+
+
+def asked(only: str | None) -> list[str]:
+    """The sections to measure."""
+    names = list(SECTIONS) if only is None else [name.strip() for name in only.split(",")]
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise UserError(f"--only takes sections out of {', '.join(SECTIONS)}, got {unknown[0]!r}")
+    return names
+
+
+def bench_of(options: argparse.Namespace) -> Bench:
+    if options.threads < 1:
+        raise UserError(f"--threads must be at least 1, got {options.threads}")
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise UserError(f"--device takes cpu or cuda, got {options.device!r}") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"--device takes cpu, or cuda where torch sees a GPU, got {options.device!r}")
+    return Bench(device, options.threads, options.quick, options.anyway)
+
+
+@clean_exit
+def main() -> None:
+    """Measure, tell as it goes, and write the report after each measurement, so that nothing is lost."""
+    options = parsed()
+    bench, names = bench_of(options), asked(options.only)
+    folder = options.out or Path("runs/bench") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    console = Console(highlight=False, soft_wrap=True)
+    plan = [measurement for name in names for measurement in SECTIONS[name](bench)]
+    rows: list[Row] = []
+    points: list[Point] = []
+    left, started = sum(one.seconds for one in plan), time.perf_counter()
+    pace = 1.0  # seconds here for one that was expected
+    for number, one in enumerate(plan, 1):
+        console.print(
+            f"[{number:{len(str(len(plan)))}}/{len(plan)}] {one.name} [dim](about {_duration(left * pace)} left)[/dim]"
+        )
+        found = list(one.run())
+        rows += [result for result in found if isinstance(result, Row)]
+        points += [result for result in found if isinstance(result, Point)]
+        for row in found:
+            if isinstance(row, Row):
+                _tell(console, row)
+        left -= one.seconds
+        spent = time.perf_counter() - started
+        pace = spent / (sum(one.seconds for one in plan) - left)
+        file = report.write(folder, bench, rows, points, spent)
+    console.print(f"{report.summary(rows)} Report: {file}")
+
+
+def _tell(console: Console, row: Row) -> None:
+    colour = COLOURS.get(row.verdict, "default")
+    measured = " ".join(filter(None, (report.value(row), f"[{colour}]{row.verdict}[/{colour}]")))
+    note = report.remarks(row)
+    console.print(f"        {row.what}: {measured}{f' [dim]({note})[/dim]' if note else ''}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class ImplicitUpsampler(Upsampler):
     reach: int = 1  # rows and columns of neighbours that `lift` reads on each side
     # `decode` lifts the rows that hold so many features pixels at a time (and one or two rows twice), and makes so many
     # output pixels at a time: on a CPU their hidden layers stay in its cache; a GPU makes 64 x as many.
-    lifted_pixels: int = 16384
+    lifted_pixels: int = 8192
     chunk_pixels: int = 1024
 
     @abstractmethod

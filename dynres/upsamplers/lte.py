@@ -34,7 +34,7 @@ class TextureEstimator(ImplicitUpsampler):
 
     adds_image = True
     trained_scale = 4.0  # the largest scale of the authors' training
-    lifted_pixels = 8192
+    lifted_pixels = 4096
 
     def __init__(self, in_channels: int, hidden_dim: int = 256, layers: int = 3) -> None:
         super().__init__()
