@@ -17,7 +17,8 @@ from dynres.build import known_options
 from dynres.errors import UserError
 from dynres.methods.base import Inference
 from dynres.nodes import check_options, check_type, unknown
-from dynres.restorer import check_budget
+from dynres.restorer import check_budget, check_precision
+from dynres.tiles import check_tile
 
 MODES = ("fit", "validate", "test", "predict")
 
@@ -91,6 +92,8 @@ def _options(cfg: DictConfig) -> None:
         check_type(f"inference.{key}", value, hints[str(key)])
     try:
         check_budget(cfg.inference.budget)
+        check_tile(cfg.inference.tile)
+        check_precision(cfg.inference.precision)
     except ValueError as error:
         raise UserError(f"inference.{error}") from error
     check_options(cfg.backbone, "backbone")

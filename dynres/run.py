@@ -41,7 +41,7 @@ from dynres.methods.base import Inference, RestorationTraining
 from dynres.nodes import make, plain
 from dynres.paths import conf_dir
 from dynres.provenance import provenance
-from dynres.restorer import tile_plan
+from dynres.tiles import tile_plan
 
 # Options that may differ between a run and its continuation.
 _FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
@@ -119,7 +119,7 @@ def build_method(cfg: DictConfig) -> RestorationTraining:
     if cfg.ckpt is not None:
         load_weights(restorer, Path(cfg.ckpt))
     inference = Inference(**plain(cfg.inference))
-    if inference.tile is not None:
+    if isinstance(inference.tile, int):
         try:
             tile_plan(restorer.backbone, inference.tile)
         except ValueError as error:

@@ -18,7 +18,8 @@ from dynres.data.images import find_images, read_rgba, write_png
 from dynres.data.resize import resize
 from dynres.errors import UserError, clean_exit
 from dynres.interop.weights import load_pretrained
-from dynres.restorer import Restorer, check_budget, output_size, tile_plan
+from dynres.restorer import PRECISIONS, Restorer, check_budget, output_size
+from dynres.tiles import tile_plan
 
 DEFAULT_TILE = 480  # about 2 GB for the largest network of the suite
 
@@ -37,7 +38,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, help="fraction (0, 1] of the full compute; default: the network decides"
     )
-    parser.add_argument("--tile", type=int, default=DEFAULT_TILE, help="side of the tiles in input pixels, 0 for none")
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        default=DEFAULT_TILE,
+        help="side in input pixels of the tiles that the backbone sees; 0 for none; auto: none if the image fits into "
+        f"the free memory, else the largest that do. Default: {DEFAULT_TILE}. Exact for networks of convolutions; "
+        "those that look at the whole image (docs/inference.md) give a slightly other result in tiles",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="32", help="bf16: up to twice as fast, a little off")
+    parser.add_argument("--compile", action="store_true", help="the backbone through torch.compile, slow at first")
     parser.add_argument("--seed", type=int, default=0, help="fixes the network's random gates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-o", "--out", type=Path, required=True, help="output PNG, or a folder")
@@ -53,6 +63,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from error
     return options
+
+
+def _tile(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -79,8 +93,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     try:
         size = output_size((rgb.shape[0], rgb.shape[1]), options.scale, options.size)
         seen = size if restorer.upsampler.same_size else rgb.shape[:2]
-        tile = options.tile if options.tile and max(seen) > options.tile else None
-        if tile is not None:
+        tile = options.tile or None
+        if isinstance(tile, int) and max(seen) > tile:
             tile_plan(restorer.backbone, tile)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -100,7 +114,15 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     with warnings.catch_warnings(record=True) as said:
         try:
             result = restorer.restore(
-                image, size=size, budget=options.budget, tile=tile, seed=seed, watch=watch, noise=options.noise
+                image,
+                size=size,
+                budget=options.budget,
+                tile=tile,
+                seed=seed,
+                watch=watch,
+                noise=options.noise,
+                precision=options.precision,
+                compile=options.compile,
             )
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error

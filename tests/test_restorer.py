@@ -17,7 +17,8 @@ from dynres.contracts import Restoration, Task
 from dynres.cost.counter import count_macs
 from dynres.layers.pixels import Pixels
 from dynres.layers.sampling import grid_coords
-from dynres.restorer import Restorer, check_budget, output_size, tile_plan, tile_sizes
+from dynres.restorer import Restorer, check_budget, output_size
+from dynres.tiles import tile_plan, tile_sizes
 from dynres.upsamplers.base import Upsampler
 from dynres.upsamplers.bicubic import Bicubic
 from dynres.upsamplers.liif import LIIF

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
+from dynres.layers.precision import full_precision
 from dynres.layers.residual import ATTENTION_HALO, ResidualGroup
 from dynres.layers.widths import check_widths
 
@@ -32,7 +33,9 @@ class ScaleAwareConv(nn.Module):
 
     def forward(self, x: Tensor, inverse_scales: Tensor) -> Tensor:
         """(B, C, H, W) and (B, 2) vertical and horizontal 1/s -> (B, C, H, W); each image has a kernel of its own."""
-        kernels = torch.einsum("be,eoihw->boihw", self.routing(inverse_scales), self.weight_pool).flatten(0, 1)
+        with full_precision(x):  # a rounded scale is another one
+            shares = self.routing(inverse_scales.to(self.weight_pool.dtype))
+        kernels = torch.einsum("be,eoihw->boihw", shares, self.weight_pool).flatten(0, 1)
         return F.conv2d(x.flatten(0, 1)[None], kernels, padding=1, groups=len(x)).view_as(x)
 
 
@@ -76,6 +79,7 @@ class ArbRCAN(Backbone):
     """
 
     size_multiple = 2
+    unbounded = True
 
     def __init__(
         self, channels: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16, experts: int = 4

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynres.contracts import Cost, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
+from dynres.cost.memory import peak_on_meta
 
 
 class Backbone(nn.Module, ABC):
@@ -18,8 +19,11 @@ class Backbone(nn.Module, ABC):
         out_channels: channels of the feature map.
         image_channels: c, 3 for colour and 1 for gray networks.
         size_multiple: a tile of an image should start at a multiple of this; any image size is accepted.
-        halo: input pixels of context beyond which a convolutional network's output cannot change; for attention
-            networks, the context after which a tile is indistinguishable from the whole image by eye.
+        halo: input pixels of context that tiles have at a cut: the receptive field, beyond which nothing changes the
+            output, so that tiles give the whole image; of an `unbounded` network, what its authors leave, or what they
+            trained on, after which a tile is indistinguishable by eye.
+        unbounded: whether pixels farther than `halo` change the output: attention over the image or a mean of it, or a
+            receptive field of hundreds of pixels. Tiles then differ a little from the whole image.
         wants_noise: whether it must be told the noise level (Task.noise).
     """
 
@@ -27,11 +31,13 @@ class Backbone(nn.Module, ABC):
     image_channels: int = 3
     size_multiple: int = 1
     halo: int = 0
+    unbounded: bool = False
     wants_noise: bool = False
 
     def __init__(self) -> None:
         super().__init__()
         self._costs: dict[tuple[int, int], Cost] = {}
+        self._memory: dict[tuple[int, int], int] = {}
 
     @abstractmethod
     def forward(self, image: Tensor, task: Task) -> Features:
@@ -47,6 +53,19 @@ class Backbone(nn.Module, ABC):
             noise = torch.empty(1, device="meta") if self.wants_noise else None
             self._costs[height, width] = Cost(count_on_meta(self, image, Task(noise=noise)))
         return self._costs[height, width]
+
+    def memory(self, height: int, width: int) -> int:
+        """Bytes that `forward` of one height x width image in float32 holds at most, every unit on, but the weights.
+
+        Counted on the meta device; within a factor of 2 of what a CPU takes (tests/test_restore_options.py).
+        """
+        if (height, width) not in self._memory:
+            image = torch.empty(1, self.image_channels, height, width, device="meta")
+            one = torch.ones(1, device="meta")
+            task = Task(scale=one, budget=1.0, noise=one if self.wants_noise else None)
+            image = image.contiguous(memory_format=torch.channels_last)
+            self._memory[height, width] = peak_on_meta(self, height * width, image, task)
+        return self._memory[height, width]
 
     def route(self, image: Tensor, task: Task) -> Routing | None:
         """The decisions `forward` would take for (B, 3, H, W) images, without running the branches; None if static."""

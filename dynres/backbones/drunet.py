@@ -42,7 +42,7 @@ class DRUNet(Backbone):
     """
 
     size_multiple = 8
-    halo = 64  # what its authors' code leaves around a cut; with 4 blocks, 184 pixels away still reach the output
+    halo = 64  # what its authors' code leaves around a cut
     wants_noise = True
 
     def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), blocks: int = 4, image_channels: int = 3) -> None:
@@ -60,6 +60,7 @@ class DRUNet(Backbone):
         self.m_up2 = nn.Sequential(_double(third, second), *_blocks(second, blocks))
         self.m_up1 = nn.Sequential(_double(second, first), *_blocks(first, blocks))
         self.out_channels, self.image_channels = first, image_channels
+        self.unbounded = 44 * blocks + 8 > self.halo  # how far away pixels still reach the output
 
     def forward(self, image: Tensor, task: Task) -> Features:
         x = repeat_to_multiple(image, self.size_multiple)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
+from dynres.layers.precision import full_precision
 from dynres.layers.residual import ATTENTION_HALO, ResidualGroup
 from dynres.layers.widths import check_widths
 
@@ -28,7 +29,9 @@ class LayerAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(2)  # N rows of C H W numbers: long and few, where fused attention kernels want short and many
-        weights = (-rows @ rows.transpose(1, 2)).softmax(dim=-1)
+        with full_precision(x):  # sums over C H W, whose differences are exponentiated
+            precise = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            weights = (-precise @ precise.transpose(1, 2)).softmax(dim=-1)
         return x + self.gamma * (weights @ rows).view_as(x)
 
 
@@ -56,6 +59,8 @@ class HAN(Backbone):
     Raises:
         ValueError: if a width is below 1, or channels below reduction.
     """
+
+    unbounded = True
 
     def __init__(self, channels: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class NLSN(Backbone):
     """
 
     halo = 24
+    unbounded = True
 
     def __init__(
         self,

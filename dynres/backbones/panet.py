@@ -43,6 +43,7 @@ class PANet(Backbone):
     """
 
     halo = 24
+    unbounded = True
 
     def __init__(self, channels: int = 64, blocks: int = 80, reduction: int = 2, image_channels: int = 3) -> None:
         super().__init__()
@@ -79,6 +80,7 @@ class PAEDSR(Backbone):
     """
 
     halo = 24
+    unbounded = True
 
     def __init__(self, channels: int = 256, blocks: int = 32, reduction: int = 8, residual_scale: float = 0.1) -> None:
         super().__init__()

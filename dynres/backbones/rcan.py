@@ -28,6 +28,8 @@ class RCAN(Backbone):
         ValueError: if a width is below 1, or channels below reduction.
     """
 
+    unbounded = True
+
     def __init__(
         self, channels: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16, extra_conv: bool = False
     ) -> None:

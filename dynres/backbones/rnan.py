@@ -68,6 +68,7 @@ class RNAN(Backbone):
 
     size_multiple = 2
     halo = 24
+    unbounded = True
 
     def __init__(self, channels: int = 64, modules: int = 10, image_channels: int = 3, long_skip: bool = False) -> None:
         super().__init__()

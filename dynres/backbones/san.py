@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
+from dynres.layers.precision import full_precision
 from dynres.layers.residual import ATTENTION_HALO, ChannelAttention, ResidualBlock
 from dynres.layers.widths import check_widths
 
@@ -27,7 +28,8 @@ class SecondOrderAttention(ChannelAttention):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        root = matrix_square_root(covariance(x), ITERATIONS)
+        with full_precision(x):  # an iteration that rounding leads astray
+            root = matrix_square_root(covariance(x.to(torch.promote_types(x.dtype, torch.float32))), ITERATIONS)
         return x * self.conv_du(root.mean(dim=1)[..., None, None])
 
 
@@ -111,6 +113,8 @@ class SAN(Backbone):
     Raises:
         ValueError: if a width is below 1, or channels below reduction.
     """
+
+    unbounded = True
 
     def __init__(self, channels: int = 64, groups: int = 20, blocks: int = 10, reduction: int = 16) -> None:
         super().__init__()

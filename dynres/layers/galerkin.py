@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.layers.pointwise import Pointwise
+from dynres.layers.precision import full_precision
 from dynres.layers.widths import check_widths
 
 EPSILON = 1e-5
@@ -71,7 +72,7 @@ class GalerkinBlock(nn.Module):
         In full precision under autocast too: it sums over millions of queries.
         """
         key, value = keys_values.unflatten(2, (self.heads, -1)).transpose(1, 2).chunk(2, dim=-1)
-        with torch.autocast(key.device.type, enabled=False):
+        with full_precision(key):
             precise = torch.promote_types(key.dtype, torch.float32)
             return self.kln(key.to(precise)).mT @ self.vln(value.to(precise))
 
@@ -81,7 +82,7 @@ class GalerkinBlock(nn.Module):
         o_proj1(q context + x), with q linear in x, is one layer.
         """
         weight, bias = self._projection(slice(0, 1))
-        with torch.autocast(context.device.type, enabled=False):
+        with full_precision(context):
             heads = (self.heads, self.head_width)
             attended = (context.mT @ weight.unflatten(0, heads)).flatten(1, 2)
             constant = (context.mT @ bias.unflatten(0, heads)[..., None]).flatten(1)

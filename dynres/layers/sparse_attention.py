@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.layers.precision import full_precision
 from dynres.layers.widths import check_widths
 
 MAX_BUCKETS = 128
@@ -49,12 +50,15 @@ class SparseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        keys, values = (conv(x).flatten(2).transpose(1, 2) for conv in (self.match, self.assembly))
+        values = self.assembly(x).flatten(2).transpose(1, 2)
+        with full_precision(x):  # rounded keys would fall into other buckets
+            keys = self.match(x.to(self.match.weight.dtype)).flatten(2).transpose(1, 2)
         chunk = min(self.chunk, height * width)
         buckets = height * width // chunk
         out, mass = None, None
         for directions in self.rotations(min(buckets + buckets % 2, MAX_BUCKETS), keys).unbind(1):
-            order = nearest_direction(keys, directions).argsort(dim=1, stable=True)
+            with full_precision(x):
+                order = nearest_direction(keys, directions).argsort(dim=1, stable=True)
             part, part_mass = attend_in_chunks(keys, values, order, chunk)
             if out is None or mass is None:
                 out, mass = part, part_mass

@@ -19,7 +19,9 @@ class Inference(NamedTuple):
     """How whole images are restored while validating and testing; see `Restorer.restore`."""
 
     budget: float | None = None
-    tile: int | None = None
+    tile: int | str | None = None
+    precision: int | str = "32"
+    compile: bool = False
 
 
 class RestorationTraining(LightningModule):
@@ -34,7 +36,7 @@ class RestorationTraining(LightningModule):
         milestones: fractions of the whole training at which the learning rate is multiplied by gamma.
         gamma: decay factor.
         seed: of the run; fixes whatever a step draws from torch's generator.
-        inference: budget and tile of validation and test.
+        inference: options of `Restorer.restore` for validation and test.
     """
 
     def __init__(
@@ -95,10 +97,9 @@ class RestorationTraining(LightningModule):
         restoration = self.restorer.restore(
             sample.image,
             size=size,
-            budget=self.inference.budget,
-            tile=self.inference.tile,
             seed=sample.seed,
             noise=sample.noise,
+            **self.inference._asdict(),
         )
         milliseconds = 1000 * (_now(sample.image.device) - started)
         return Evaluation(

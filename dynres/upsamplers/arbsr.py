@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.contracts import Features
+from dynres.layers.precision import full_precision
 from dynres.layers.sampling import check_coords, nearest_index
 from dynres.layers.widths import check_widths
 from dynres.upsamplers.base import Upsampler
@@ -86,8 +87,10 @@ class ArbSRUpsampler(Upsampler):
         held, colours = beyond, []
         for top in range(0, size[0], step):
             band = slice(top, top + step)
-            where = self._described(row_offsets[band], column_offsets, scale)
-            adapted = self._adapted(x, rows[band], columns, where)
+            with full_precision(x):
+                where = self._described(row_offsets[band], column_offsets, scale)
+                offset = self.offset(where)[0]
+            adapted = self._adapted(x, rows[band], columns, where, offset)
             held = torch.cat([held, adapted, *([beyond] if band.stop >= size[0] else [])], dim=2)
             colours.append(F.conv2d(held, self.last.weight, self.last.bias, padding=(0, 1)))
             held = held[:, :, -2:]
@@ -112,9 +115,8 @@ class ArbSRUpsampler(Upsampler):
         ]
         return self.body(torch.stack(inputs)[None])
 
-    def _adapted(self, x: Tensor, rows: Tensor, columns: Tensor, where: Tensor) -> Tensor:
-        """(B, C, h, W') features of output pixels at rows and columns of the map, sampled and filtered."""
-        offset = self.offset(where)[0].to(rows.dtype)
+    def _adapted(self, x: Tensor, rows: Tensor, columns: Tensor, where: Tensor, offset: Tensor) -> Tensor:
+        """(B, C, h, W') features of output pixels at rows and columns of the map, moved by (2, h, W') and filtered."""
         down, across = rows[:, None] + offset[1], columns + offset[0]
         grid = torch.stack([self._normal(across, x.shape[-1]), self._normal(down, x.shape[-2])], dim=-1)
         sampled = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="zeros", align_corners=False)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
 from dynres.layers.pointwise import pieces
+from dynres.layers.precision import full_precision
 from dynres.layers.sampling import (
     Corner,
     Tap,
@@ -238,7 +239,7 @@ def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) 
         position = torch.stack([row.offset, column.offset], dim=-1).flatten(0, -2)
         if sizes.shape[1]:
             position = torch.cat([position, cell.expand_as(position)], dim=1)
-        with torch.autocast(values.device.type, enabled=False):
+        with full_precision(values):
             return values.flatten(0, -2) + (position.to(weight.dtype) @ weight.t()).to(values.dtype)
     along = column.offset[..., None] * offsets[:, 1]
     if sizes.shape[1]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.layers.mlp import MLP
+from dynres.layers.precision import full_precision
 from dynres.layers.sampling import Corner, ensemble, nearest_tap
 from dynres.layers.widths import check_widths
 from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, in_turns
@@ -68,7 +69,7 @@ class TextureEstimator(ImplicitUpsampler):
         assert self.coef.bias is not None and self.freq.bias is not None
         weight = torch.cat([self.coef.weight, *(math.pi * part for part in self.by_axis(self.freq.weight))])
         bias = torch.cat([self.coef.bias, *(math.pi * part for part in self.by_axis(self.freq.bias))])
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             return F.conv2d(features.to(weight.dtype), weight, bias, padding=(0, 1))
 
     def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynres.contracts import Features
 from dynres.layers.mlp import MLP
+from dynres.layers.precision import full_precision
 from dynres.layers.sampling import NUDGE, Corner, Tap, ensemble, nearest_index, spans
 from dynres.layers.widths import check_widths
 from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, in_turns, placed
@@ -84,7 +85,8 @@ class MetaSR(ImplicitUpsampler):
         device = features.image.device
         exact = self.imnet.first.weight.dtype
         places = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=exact) / n for n in factors))
-        filters = self.imnet(torch.cat([places, places.new_full((len(places), 1), 1 / down)], dim=1))
+        with full_precision(places):  # places and scales lose their meaning in half precision
+            filters = self.imnet(torch.cat([places, places.new_full((len(places), 1), 1 / down)], dim=1))
         kernel = filters.unflatten(1, (self.in_channels, 3, 3, 3)).permute(0, 4, 1, 2, 3).flatten(0, 1)
         out = features.image.new_empty(batch, 3, height * down, width * right)
         together = max(1, self.lifted_pixels // (batch * width * max(1, down * right // 4)))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dynres.contracts import Features
 from dynres.layers.galerkin import GalerkinBlock
 from dynres.layers.pointwise import Pointwise
+from dynres.layers.precision import full_precision
 from dynres.layers.sampling import ensemble, nearest_tap
 from dynres.layers.widths import check_widths
 from dynres.upsamplers.implicit import Colours, ImplicitUpsampler, Lift, Lifted, Taps, placed
@@ -158,7 +159,7 @@ class SRNO(ImplicitUpsampler):
 def _after(layer: Layer, first: Layer) -> Layer:
     """One layer that is `layer` of what `first` gives; in full precision under autocast too."""
     weight, bias = layer
-    with torch.autocast(weight.device.type, enabled=False):
+    with full_precision(weight):
         return weight @ first[0], weight @ first[1] + bias
 
 

@@ -73,6 +73,18 @@ def test_tiles_change_nothing_but_memory(here: Path, last: str) -> None:
     assert worst <= 1, f"tiles differ by {worst} of 255"  # 1e-3 may fall on either side of a rounding
 
 
+def test_bfloat16_and_automatic_tiles_give_nearly_the_same(here: Path, last: str) -> None:
+    Image.fromarray(scene(90, 120)).save("in.png")
+    asked = {"plain.png": (), "bf16.png": ("--precision", "bf16"), "auto.png": ("--tile", "auto")}
+    for name, options in asked.items():
+        ended = enlarge("in.png", "--scale", "2", *options, last, "-o", name)
+        assert ended.code == 0, ended.err
+    plain, *others = (np.asarray(Image.open(name)).astype(int) for name in asked)
+    for name, other in zip(("bf16", "auto"), others, strict=True):
+        worst = np.abs(plain - other).max()
+        assert worst <= 2, f"{name} differs by {worst} of 255"
+
+
 def test_the_newest_finished_run_is_taken_and_a_budget_is_met(here: Path, trained: Ended, edsr: Ended) -> None:
     Image.fromarray(scene(100, 100)).save("in.png")
     none = enlarge("in.png", "--scale", "2", "-o", "out.png")
@@ -96,7 +108,8 @@ def test_the_newest_finished_run_is_taken_and_a_budget_is_met(here: Path, traine
         ("--scale 0.5", "between 1 and 30"), ("--scale 31", "31"), ("--scale nan", "nan"), ("", "--scale"),
         ("--scale 2 --size 40x40", "either"), ("--size 40", "WIDTHxHEIGHT"), ("--size 10x10", "height"),
         ("--scale 2 --budget 0", "budget"), ("--scale 2 --budget nan", "nan"), ("--scale 2 --tile 9", "tile"),
-        ("--scale 2 --tile -1", "tile"), ("--scale 2 --ckpt nope.ckpt", "nope.ckpt"),
+        ("--scale 2 --tile -1", "tile"), ("--scale 2 --tile large", "tile"), ("--scale 2 --precision 16", "bf16"),
+        ("--scale 2 --ckpt nope.ckpt", "nope.ckpt"),
         ("--scale 2 --device nope", "nope"), ("--scale abc", "abc"),
     ],
 )  # fmt: skip
