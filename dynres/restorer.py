@@ -18,7 +18,6 @@ from dynres.cost.memory import free_memory
 from dynres.errors import UserError
 from dynres.layers.colour import LUMA_NOISE, rgb, ycbcr
 from dynres.layers.pixels import Pixels
-from dynres.layers.precision import full_precision
 from dynres.layers.sampling import add_enlarged_, bicubic_at, bicubic_grid, spans
 from dynres.layers.tiling import tiled
 from dynres.nodes import make, unknown
@@ -189,7 +188,7 @@ class Restorer(Pretrained, nn.Module):
         assert not isinstance(tile, str)
         if tile is not None and max(height, width) <= tile:
             tile = None
-        task = replace(task, routing=self._route(normal, task))
+        task = replace(task, routing=self.backbone.route(normal, task))
         with torch.autocast(normal.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             features = self._extract(normal, task, tile, watch, compile)
             colour = self.upsampler.decode(features, size).float()
@@ -213,11 +212,6 @@ class Restorer(Pretrained, nn.Module):
             )
         return Restoration(out, features.routing, macs, full)
 
-    def _route(self, image: Tensor, task: Task) -> Routing | None:
-        """The decisions of a routed backbone, in float32 under any autocast: rounding moves no branch."""
-        with full_precision(image):
-            return self.backbone.route(image, task)
-
     def _extract(self, image: Tensor, task: Task, tile: int | None, watch: Watch | None, compile: bool) -> Features:
         """The features of a normalised image, whole or tile by tile; the task brings its decisions."""
         backbone = self._compiled_backbone() if compile else self.backbone
@@ -235,7 +229,7 @@ class Restorer(Pretrained, nn.Module):
                 try:
                     return compiled(image, task)
                 except torch._dynamo.exc.TorchDynamoException as error:
-                    raise UserError(f"compile=true failed: {_first_line(error)}; leave it out") from error
+                    raise UserError(f"compile=true failed: {_in_short(error)}; leave it out") from error
 
             self._compiled = extract
         return self._compiled
@@ -304,8 +298,9 @@ def _with_chroma(luma: Tensor, chroma: Tensor) -> Tensor:
     return out
 
 
-def _first_line(error: BaseException) -> str:
-    return next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
+def _in_short(error: BaseException) -> str:
+    """One line of what torch says of a failed compilation, without its advice."""
+    return " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:200]
 
 
 def output_size(image: tuple[int, int], scale: float | None, size: tuple[int, int] | None) -> tuple[int, int]:

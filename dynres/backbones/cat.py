@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynres.backbones.swinir import ResidualTransformer
 from dynres.contracts import Features, Task
 from dynres.layers.attention import attend_in_windows, masked_biases, position_bias
+from dynres.layers.precision import full_precision
 from dynres.layers.transformer import Connection, ResidualGroup, TransformerBlock, check_depths, drop_path_rates
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import pad_to_multiple, relative_offsets, relative_position_index, to_image, to_tokens
@@ -64,7 +65,8 @@ class PositionMLP(nn.Module):
         )
 
     def forward(self, offsets: Tensor) -> Tensor:
-        return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets.to(self.pos_proj.weight.dtype)))))
+        with full_precision(offsets):  # those of a whole side go beyond what bfloat16 can tell apart
+            return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets.to(self.pos_proj.weight.dtype)))))
 
 
 class CrossAttention(nn.Module):

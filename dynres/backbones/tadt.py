@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dynres.backbones.mstb import MultiScaleTransformer
 from dynres.contracts import Cost, Features, Routing, Task
 from dynres.layers.gates import seeded_uniform, straight_through_bernoulli
+from dynres.layers.precision import full_precision
 
 Sampling = Literal["bernoulli", "threshold"]
 Intensity = Literal["learned", "constant", "proportional"]
@@ -118,7 +119,8 @@ class TADT(MultiScaleTransformer):
         """Decide from the image (B, 3, H, W) and task.scale; a budget overrides the sampling."""
         if task.scale is None:
             raise ValueError("TADT routes by the upscaling factor: Task.scale is missing")
-        probability, beta = self.controller(image, task.scale.to(image.dtype))
+        with full_precision(image):  # rounding moves no branch
+            probability, beta = self.controller(image, task.scale.to(image.dtype))
         if task.budget is not None:
             decisions = self._fit(probability, task.budget, *image.shape[-2:])
         elif self.training or self.sampling == "bernoulli":

@@ -164,7 +164,7 @@ def shift_mask(
 def _together(side: int, shift: int, device: torch.device | None) -> Tensor:
     """(side, side) bool of one axis: which positions come from the same border, if `shift` are from the other."""
     carried = torch.arange(side, device=device) >= side - shift
-    return carried[:, None] == carried[None, :]
+    return ~(carried[:, None] ^ carried[None, :])  # torch's compiler cannot compare truth values for a CPU
 
 
 def pad_to_multiple(image: Tensor, multiple: int, repeat_edge: bool = False) -> Tensor:
