@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.layers.pointwise import linear_relu
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them.
@@ -53,7 +55,8 @@ class MLP(nn.Module):
         """What `last` sees, from what `first` gives; `x` is overwritten."""
         x = F.relu_(x)
         for layer in list(self.layers)[2:-1]:
-            x = F.relu_(x) if isinstance(layer, nn.ReLU) else layer(x)
+            if isinstance(layer, nn.Linear):  # with the ReLU that follows
+                x = linear_relu(x, layer.weight, layer.bias)
         return x
 
     @property

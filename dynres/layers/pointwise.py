@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 
 class Pointwise(nn.Linear):
@@ -18,6 +20,26 @@ class Pointwise(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+# oneDNN's linear layer with its ReLU inside, which torch's own compiler calls; a tenth faster than two kernels.
+FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+if FUSED is not None:
+
+    @register_flop_formula(FUSED)
+    def _fused_flops(x_shape: list[int], w_shape: list[int], *args: object, **kwargs: object) -> int:
+        return 2 * math.prod(x_shape) * w_shape[0]
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """max(x W^T + b, 0) of x (N, C): one kernel on a CPU while no gradient is asked for, else two."""
+    if FUSED is None or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.relu_(F.linear(x, weight, bias))
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        return F.relu_(F.linear(x, weight, bias))
+    return FUSED(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), "relu", [], "")
 
 
 CACHED = 1024  # tokens whose hidden values stay in a CPU's cache: half the time of all at once

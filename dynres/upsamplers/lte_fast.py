@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from dynres.layers.pointwise import Pointwise
+from dynres.layers.pointwise import Pointwise, linear_relu
 from dynres.upsamplers.lte import TextureEstimator
 
 
@@ -32,7 +32,8 @@ class LTEFast(TextureEstimator):
 
     def hidden(self, texture: Tensor) -> Tensor:
         for layer in list(self.layers)[:-1]:
-            texture = layer(texture)
+            if isinstance(layer, Pointwise):  # with the ReLU that follows
+                texture = linear_relu(texture, layer.weight.flatten(1), layer.bias)
         return texture
 
     @property
