@@ -51,9 +51,15 @@ class MLP(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def before_last(self, x: Tensor) -> Tensor:
+        """What `last` sees, from the network's input."""
+        return self._rest(linear_relu(x, self.first.weight, self.first.bias))
+
     def hidden(self, x: Tensor) -> Tensor:
         """What `last` sees, from what `first` gives; `x` is overwritten."""
-        x = F.relu_(x)
+        return self._rest(F.relu_(x))
+
+    def _rest(self, x: Tensor) -> Tensor:
         for layer in list(self.layers)[2:-1]:
             if isinstance(layer, nn.Linear):  # with the ReLU that follows
                 x = linear_relu(x, layer.weight, layer.bias)

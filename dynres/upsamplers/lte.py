@@ -111,7 +111,7 @@ class LTE(TextureEstimator):
         return frequencies[0::2], frequencies[1::2]
 
     def hidden(self, texture: Tensor) -> Tensor:
-        return self.imnet.hidden(self.imnet.first(texture))
+        return self.imnet.before_last(texture)
 
     @property
     def hidden_macs(self) -> int:
