@@ -107,7 +107,7 @@ class Restorer(Pretrained, nn.Module):
         image = self.seen(image, 1)
         if self.upsampler.same_size:
             image = bicubic_grid(image, _one_size(cell))
-        features = self.backbone(self.pixels.normal(image), task)
+        features = self.backbone(_ordered(self.pixels.normal(image)), task)
         colour = self.upsampler.query(features, coords, cell)
         if self.image_skip:
             colour = colour + bicubic_at(features.image, coords)
@@ -178,11 +178,7 @@ class Restorer(Pretrained, nn.Module):
         if self.upsampler.same_size:
             image = bicubic_grid(image, size)
         height, width = image.shape[-2:]
-        normal = self.pixels.normal(image)
-        if normal.device.type == "cpu":
-            # Convolutions need no other order of their inputs then: 1.0 to 1.2 x as fast, in less memory (EDSR, RDN,
-            # RCAN, VDSR; transformers are like that anyway). Not measured on GPUs.
-            normal = normal.contiguous(memory_format=torch.channels_last)
+        normal = _ordered(self.pixels.normal(image))
         if tile == "auto":
             tile = self._fitting_tile(normal, size)
         assert not isinstance(tile, str)
@@ -279,6 +275,15 @@ def _pixels(options: Mapping[str, Any]) -> Pixels:
     if any(not isinstance(value, int | float) for value in means):
         raise UserError(f"pixels.mean must be a number, or one for each channel, got {mean}")
     return Pixels(tuple(mean) if isinstance(mean, list | tuple) else mean, factor)
+
+
+def _ordered(image: Tensor) -> Tensor:
+    """The same image; on a CPU in channels-last memory, as the convolutions after it then go on.
+
+    1.0 to 1.2 x as fast there, in less memory (EDSR, RDN, RCAN, VDSR; transformers are like that anyway). Not measured
+    on GPUs.
+    """
+    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cpu" else image
 
 
 def _one_size(cell: Tensor) -> tuple[int, int]:
