@@ -93,7 +93,7 @@ class ImplicitUpsampler(Upsampler):
     trained_scale: float = math.inf  # `decode` gives no smaller cell, relative to the input, than at this scale
     reach: int = 1  # rows and columns of neighbours that `lift` reads on each side
     # `decode` lifts the rows that hold so many features pixels at a time (and one or two rows twice), and makes so many
-    # output pixels at a time: on a CPU their hidden layers stay in its cache; a GPU makes 64 x as many.
+    # output pixels at a time and thread: on a CPU their hidden layers stay in its cache; a GPU makes 64 x as many.
     lifted_pixels: int = 8192
     chunk_pixels: int = 1024
 
@@ -163,7 +163,8 @@ class ImplicitUpsampler(Upsampler):
         columns = self.taps(pixel_centres(size[1], device), cell[1], width)
         relative = (cell * cell.new_tensor((height, width)))[None]
         first, last = rows[0].pixel.tolist(), rows[-1].pixel.tolist()
-        chunk = max(1, self.chunk_pixels * (1 if device.type == "cpu" else 64) // batch)
+        caches = torch.get_num_threads() if device.type == "cpu" else 64
+        chunk = max(1, self.chunk_pixels * caches // batch)
         together = max(1, chunk // size[1])
         band_rows = max(1, self.lifted_pixels // (batch * width)) * size[0] // height
         for band in spans(0, size[0], max(together, band_rows)):
