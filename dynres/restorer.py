@@ -150,7 +150,6 @@ class Restorer(Pretrained, nn.Module):
             watch: wraps the iteration over tiles, for a progress bar.
             noise: standard deviation of the image's noise on the scale of 8 bits (25 for sigma 25), for networks that
                 must be told.
-
             precision: "32", or "bf16": backbone and upsampler under autocast to bfloat16. Positions, decisions and the
                 image that comes out stay float32. Errors: docs/inference.md.
             compile: run the backbone through torch.compile, which takes a while at first and for each new size, tiles

@@ -29,6 +29,7 @@ from dynres.layers.sampling import (
     bilinear_at,
     bilinear_grid,
     check_coords,
+    ensemble,
     pixel_centres,
     spans,
 )
@@ -189,8 +190,21 @@ def _cut(taps: Taps, part: slice, shape: tuple[int, int, int], batch: int) -> Ta
     return tuple(Tap(*(field[part].view(shape).expand(batch, -1, -1) for field in tap)) for tap in taps)
 
 
-def _taken(tap: Tap, part: slice) -> Tap:
-    return Tap(tap.pixel[:, part], tap.offset[:, part])
+class CornerUpsampler(ImplicitUpsampler):
+    """Hidden vectors of an MLP for each of the nearest pixels, blended before its last layer (LIIF, Eq. 4; LTE)."""
+
+    @abstractmethod
+    def hidden(self, values: Tensor, corner: Corner, cell: Tensor) -> Tensor:
+        """(N, width) before the last layer, from the lifted values (..., L) of the N queries at one corner."""
+
+    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
+        corners = ensemble(rows, columns)
+        values = [lifted.at(row.pixel, column.pixel) for row, column, _ in corners]
+        return in_turns(self._colours, values, corners, cell)
+
+    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
+        pairs = zip(values, corners, strict=True)
+        return self.last(blended((self.hidden(some, corner, cell), corner.weight) for some, corner in pairs))
 
 
 def in_turns(
@@ -208,20 +222,21 @@ def in_turns(
         corners: as `ensemble` gives them.
         cell: (N, 2) or (1, 2).
     """
-    scattered = corners[0].row.pixel.shape == corners[0].column.pixel.shape
-    if not scattered or values[0].ndim != 3:
+    if corners[0].row.pixel.shape != corners[0].column.pixel.shape:  # a grid, which `decode` has cut
         return colours(values, corners, cell)
-    batch, queries = corners[0].row.pixel.shape
-    length = pieces(values[0].transpose(0, 1), batch)[0].shape[0]
-    made = []
-    for start, some in zip(
-        range(0, queries, length), zip(*(one.split(length, 1) for one in values), strict=True), strict=True
-    ):
-        part = slice(start, start + length)
-        taken = [Corner(_taken(row, part), _taken(column, part), share[:, part]) for row, column, share in corners]
-        cells = cell if len(cell) == 1 else cell.view(batch, queries, 2)[:, part].flatten(0, 1)
-        made.append(colours(some, taken, cells).unflatten(0, (batch, -1)))
-    return torch.cat(made, dim=1).flatten(0, 1) if len(made) > 1 else made[0].flatten(0, 1)
+    made: list[Tensor] = []
+    start = 0
+    for some in zip(*(pieces(one.flatten(0, -2)) for one in values), strict=True):
+        part = slice(start, start := start + len(some[0]))
+        taken = [_taken(corner, part) for corner in corners]
+        made.append(colours(some, taken, cell if len(cell) == 1 else cell[part]))
+    return torch.cat(made)
+
+
+def _taken(corner: Corner, part: slice) -> Corner:
+    """A corner of some of the scattered queries, in one axis."""
+    row, column = (Tap(tap.pixel.flatten()[part], tap.offset.flatten()[part]) for tap in corner[:2])
+    return Corner(row, column, corner.weight.flatten()[part])
 
 
 def placed(values: Tensor, row: Tap, column: Tap, cell: Tensor, weight: Tensor) -> Tensor:

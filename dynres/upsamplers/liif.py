@@ -5,18 +5,16 @@ Keys match the authors' `imnet.*`; equal to their code within 2e-5 of the larges
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynres.layers.mlp import MLP
-from dynres.layers.sampling import Corner, ensemble, nearest_tap
+from dynres.layers.sampling import Corner, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, in_turns, placed
+from dynres.upsamplers.implicit import CornerUpsampler, Taps, placed
 
 
-class LIIF(ImplicitUpsampler):
+class LIIF(CornerUpsampler):
     """MLP of [nearest features, relative coordinate, relative cell], blended over the four nearest pixels (Eq. 2-5).
 
     The MLP's first layer is linear in its three inputs: the feature part is lifted (see ImplicitUpsampler).
@@ -59,19 +57,9 @@ class LIIF(ImplicitUpsampler):
     def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
         return tuple(nearest_tap(coord, pixels, side) for side in self.sides)
 
-    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        corners = ensemble(rows, columns)
-        values = [lifted.at(row.pixel, column.pixel) for row, column, _ in corners]
-        return in_turns(self._colours, values, corners, cell)
-
-    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
+    def hidden(self, values: Tensor, corner: Corner, cell: Tensor) -> Tensor:
         weight = self.imnet.first.weight[:, self.unfolded :]
-
-        def hidden(value: Tensor, corner: Corner) -> Tensor:
-            return self.imnet.hidden(placed(value, corner.row, corner.column, cell, weight))
-
-        pairs = zip(values, corners, strict=True)
-        return self.imnet.last(blended((hidden(value, corner), corner.weight) for value, corner in pairs))
+        return self.imnet.hidden(placed(values, corner.row, corner.column, cell, weight))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
         """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""

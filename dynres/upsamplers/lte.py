@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from dynres.layers.mlp import MLP
 from dynres.layers.precision import full_precision
-from dynres.layers.sampling import Corner, ensemble, nearest_tap
+from dynres.layers.sampling import Corner, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import ImplicitUpsampler, Lifted, Taps, blended, in_turns
+from dynres.upsamplers.implicit import CornerUpsampler, Taps
 
 
-class TextureEstimator(ImplicitUpsampler):
+class TextureEstimator(CornerUpsampler):
     """Amplitudes, frequencies and phases estimated from features and cell, decoded by an MLP, + the bilinear image.
 
     Args:
@@ -53,13 +53,13 @@ class TextureEstimator(ImplicitUpsampler):
         """The entries of `freq`'s weight or bias for rows, and those for columns."""
 
     @abstractmethod
-    def hidden(self, texture: Tensor) -> Tensor:
-        """(N, hidden_dim) -> (N, hidden_dim): the MLP without its last layer; the texture is overwritten."""
+    def mixed(self, texture: Tensor) -> Tensor:
+        """(N, hidden_dim) -> (N, hidden_dim): the MLP without its last layer."""
 
     @property
     @abstractmethod
     def hidden_macs(self) -> int:
-        """MACs of `hidden` for one query."""
+        """MACs of `mixed` for one query."""
 
     def lift(self, features: Tensor) -> Tensor:
         """(B, 2 hidden_dim, h, W): amplitudes, then pi times the frequencies of rows, then of columns.
@@ -75,23 +75,13 @@ class TextureEstimator(ImplicitUpsampler):
     def taps(self, coord: Tensor, cell: Tensor, pixels: int) -> Taps:
         return tuple(nearest_tap(coord, pixels, side) for side in (-1, 1))
 
-    def colours(self, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
-        corners = ensemble(rows, columns)
-        values = [lifted.at(row.pixel, column.pixel) for row, column, _ in corners]
-        return in_turns(self._colours, values, corners, cell)
-
-    def _colours(self, values: Sequence[Tensor], corners: Sequence[Corner], cell: Tensor) -> Tensor:
+    def hidden(self, values: Tensor, corner: Corner, cell: Tensor) -> Tensor:
         half = len(self.phase.weight)
-        phase = math.pi * (cell[:, :1] * self.phase.weight[:, 0] + cell[:, 1:] * self.phase.weight[:, 1])
-
-        def hidden(value: Tensor, corner: Corner) -> Tensor:
-            amplitude, down, right = value.split([2 * half, half, half], dim=-1)
-            angle = (down * corner.row.offset[..., None]).addcmul_(right, corner.column.offset[..., None])
-            angle = angle.flatten(0, -2).add_(phase)
-            return self.hidden(torch.cat([angle.cos(), angle.sin()], dim=1) * amplitude.flatten(0, -2))
-
-        pairs = zip(values, corners, strict=True)
-        return self.last(blended((hidden(value, corner), corner.weight) for value, corner in pairs))
+        amplitude, down, right = values.split([2 * half, half, half], dim=-1)
+        angle = (down * corner.row.offset[..., None]).addcmul_(right, corner.column.offset[..., None]).flatten(0, -2)
+        phase = cell[:, :1] * self.phase.weight[:, 0] + cell[:, 1:] * self.phase.weight[:, 1]
+        angle = angle.add_(math.pi * phase)
+        return self.mixed(torch.cat([angle.cos(), angle.sin()], dim=1) * amplitude.flatten(0, -2))
 
     def macs(self, height: int, width: int, size: tuple[int, int]) -> int:
         """MACs of the form that runs: features lifted once a low-resolution pixel, colours once an output pixel."""
@@ -110,7 +100,7 @@ class LTE(TextureEstimator):
     def by_axis(frequencies: Tensor) -> Sequence[Tensor]:
         return frequencies[0::2], frequencies[1::2]
 
-    def hidden(self, texture: Tensor) -> Tensor:
+    def mixed(self, texture: Tensor) -> Tensor:
         return self.imnet.before_last(texture)
 
     @property

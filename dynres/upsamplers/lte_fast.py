@@ -30,7 +30,7 @@ class LTEFast(TextureEstimator):
     def by_axis(frequencies: Tensor) -> Sequence[Tensor]:
         return frequencies.chunk(2)
 
-    def hidden(self, texture: Tensor) -> Tensor:
+    def mixed(self, texture: Tensor) -> Tensor:
         for layer in list(self.layers)[:-1]:
             if isinstance(layer, Pointwise):  # with the ReLU that follows
                 texture = linear_relu(texture, layer.weight.flatten(1), layer.bias)

@@ -27,7 +27,7 @@ from dynres.layers.pointwise import Pointwise
 from dynres.layers.precision import full_precision
 from dynres.layers.sampling import ensemble, nearest_tap
 from dynres.layers.widths import check_widths
-from dynres.upsamplers.implicit import Colours, ImplicitUpsampler, Lift, Lifted, Taps, placed
+from dynres.upsamplers.implicit import Colours, ImplicitUpsampler, Lift, Lifted, Taps, blended, placed
 
 Layer = tuple[Tensor, Tensor]  # weight (n, inputs) and bias (n,)
 
@@ -95,13 +95,11 @@ class SRNO(ImplicitUpsampler):
     def embedded(self, layer: Layer, lifted: Lifted, rows: Taps, columns: Taps, cell: Tensor) -> Tensor:
         """(B, N / B, n): a layer of the embedding's inputs, lifted in the table."""
         weight, bias = layer
-        total: Tensor | None = None
-        for corner, (row, column, share) in enumerate(ensemble(rows, columns)):
-            values = lifted.at(row.pixel, column.pixel, corner, 4)
-            share = share[..., None].to(values.dtype)
-            total = values * share if total is None else total.addcmul_(values, share)
-        assert total is not None
-        shape = total.shape
+        corners = ensemble(rows, columns)
+        looked_up = (lifted.at(row.pixel, column.pixel, k, 4) for k, (row, column, _) in enumerate(corners))
+        shares = [corner.weight for corner in corners]
+        total = blended((values.flatten(0, -2), share) for values, share in zip(looked_up, shares, strict=True))
+        shape = (*shares[0].shape, -1)
         down, right = weight[:, :8].unflatten(1, (2, 2, 2)).unbind(-1)  # of corners by row and column
         by_side = torch.stack([down.sum(2), right.sum(1)], dim=-1)
         for side, sizes in ((0, weight[:, -2:]), (1, weight[:, :0])):
