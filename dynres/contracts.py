@@ -14,20 +14,52 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class RegionDepths:
+    """Where each of R equal, overlapping regions of an image lies, and how many blocks it went through.
+
+    Attributes:
+        boxes: R of (top, bottom, left, right) in input pixels, row by row.
+        depths: (B, R) int64 from 1.
+    """
+
+    boxes: tuple[tuple[int, int, int, int], ...]
+    depths: Tensor
+
+
+@dataclass(frozen=True)
 class Routing:
     """What a dynamic network decided for a batch.
 
     Attributes:
-        decisions: (B, U) in {0, 1}, or the chosen width or depth of a unit.
+        decisions: (B, U) in {0, 1}; where a network works on regions, the share in [0, 1] of them that a unit ran on.
         probabilities: (B, U) in [0, 1], the task-aware probability of each unit (TADT, Eq. 3).
-        intensity: (B,) TADT's beta >= 0.
+        intensity: (B,) TADT's beta >= 0, or None for a method without one.
         units: U names, in the order of the columns.
+        regions: how deep each region of the images went, where a network works on regions (FlexIR), or None.
     """
 
     decisions: Tensor
     probabilities: Tensor
-    intensity: Tensor
+    intensity: Tensor | None
     units: tuple[str, ...]
+    regions: RegionDepths | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Where a network with branches (FlexIR) leaves; see `Restorer.restore`.
+
+    Attributes:
+        pointer: P from 1, the deepest block that may run; None for all.
+        threshold: h of adaptive inference; "auto" for the one calibrated to the budget; None for regular inference.
+        regions: into how many regions an image is cut.
+        at_once: how many regions run as one batch, to bound memory; None for all of one depth.
+    """
+
+    pointer: int | None = None
+    threshold: float | str | None = None
+    regions: int = 1
+    at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +73,7 @@ class Task:
         routing: decisions already made (for a tile of a routed image), or None to decide from the image.
         noise: (B,) standard deviation of the noise where pixels are in [0, 1] (sigma / 255), or None if unknown.
         axes: (B, 2) vertical and horizontal upscaling factors, or None where both are `scale`.
+        exit: where a network with branches leaves; None: at its end, or where the budget says.
     """
 
     scale: Tensor | None = None
@@ -49,6 +82,7 @@ class Task:
     routing: Routing | None = None
     noise: Tensor | None = None
     axes: Tensor | None = None
+    exit: Exit | None = None
 
 
 @dataclass(frozen=True)
@@ -60,16 +94,18 @@ class Features:
             convolve them, as its authors do; `cropped` is without.
         image: (B, c, H, W) the normalised input the features came from (LTE adds its bilinear enlargement).
         routing: the decisions behind the map, or None for a static network.
+        scale: pixels of the map a pixel of the image, along an axis; above 1 for a network that enlarges by itself.
     """
 
     map: Tensor
     image: Tensor
     routing: Routing | None = None
+    scale: int = 1
 
     @property
     def cropped(self) -> Tensor:
-        """(B, C, H, W) features of the image's own height and width."""
-        return self.map[..., : self.image.shape[-2], : self.image.shape[-1]]
+        """(B, C, s H, s W) features of the image's own height and width."""
+        return self.map[..., : self.scale * self.image.shape[-2], : self.scale * self.image.shape[-1]]
 
 
 @dataclass(frozen=True)
@@ -124,18 +160,34 @@ class QueryBatch(NamedTuple):
     noise: Tensor
 
 
-class EvalSample(NamedTuple):
-    """One whole image to restore and compare.
+class PatchBatch(NamedTuple):
+    """A training batch of whole patches; c is 3 for colour and 1 for gray tasks.
 
-    image (1, 3, H, W); target (1, 3, H', W'); bicubic (1, 3, H', W') the exact bicubic enlargement, on the 8-bit grid;
-    scale (vertical, horizontal); label such as "x2" or "x2x3"; dataset, name: of the test set and of the image;
-    protocol: how PSNR/SSIM crop and convert ("div2k", "benchmark"); seed (1,) int64; noise: standard deviation of the
-    image's noise on the scale of 8 bits.
+    image (B, c, h, w), in about [0, 1], not clipped; target (B, c, s h, s w) in [0, 1]; scale (B,) float32, s; seed (B,)
+    int64, a pure function of (run seed, epoch, sample index); noise (B,) float32 standard deviation of the image's noise,
+    for pixels in [0, 1], 0 where it is not Gaussian.
     """
 
     image: Tensor
     target: Tensor
-    bicubic: Tensor
+    scale: Tensor
+    seed: Tensor
+    noise: Tensor
+
+
+class EvalSample(NamedTuple):
+    """One whole image to restore and compare; c is 3, or 1 in gray tasks.
+
+    image (1, c, H, W); target (1, c, H', W'), or None where nobody knows it; plain (1, c, H', W'): what there is without
+    a network, the exact bicubic enlargement on the 8-bit grid, or the degraded image itself; scale (vertical,
+    horizontal); label such as "x2", "x2x3", "sigma25" or "q10"; dataset, name: of the test set and of the image;
+    protocol: how PSNR/SSIM crop and convert (dynres.metrics); seed (1,) int64; noise: standard deviation of the image's
+    noise on the scale of 8 bits; plain_name: "bicubic", "noisy" or "JPEG".
+    """
+
+    image: Tensor
+    target: Tensor | None
+    plain: Tensor
     scale: tuple[float, float]
     label: str
     dataset: str
@@ -143,18 +195,21 @@ class EvalSample(NamedTuple):
     protocol: str
     seed: Tensor
     noise: float = 0.0
+    plain_name: str = "bicubic"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One restored and measured image; what validation and test steps return and callbacks read.
 
-    psnr, psnr_bicubic in dB, ssim, under sample.protocol; milliseconds of wall clock for the whole restoration.
+    psnr and psnr_plain (of sample.plain) in dB, ssim, psnr_b in dB (PSNR-B, of the "car" protocol alone), under
+    sample.protocol; None where there is no target. milliseconds of wall clock for the whole restoration.
     """
 
     sample: EvalSample
     restoration: Restoration
-    psnr: float
-    psnr_bicubic: float
-    ssim: float
+    psnr: float | None
+    psnr_plain: float | None
+    ssim: float | None
     milliseconds: float
+    psnr_b: float | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the command needs neither torch nor Lightning
 
 Summary = dict[str, Any]
 CSV_COLUMNS = (
-    "dataset", "label", "image", "protocol", "psnr", "psnr_bicubic", "ssim", "macs", "ms", "beta", "active",
+    "dataset", "label", "image", "protocol", "psnr", "psnr_plain", "ssim", "macs", "ms", "beta", "active",
 )  # fmt: skip
 SUMMARY_KEYS = {"experiment", "profile", "seed", "params", "train_seconds", "metrics"}
 
@@ -48,7 +48,7 @@ class Record:
     image: str
     protocol: str
     psnr: float
-    psnr_bicubic: float
+    psnr_plain: float
     ssim: float
     macs: float
     ms: float
@@ -78,7 +78,7 @@ def record(evaluation: Evaluation) -> Record:
         image=sample.name,
         protocol=sample.protocol,
         psnr=float(evaluation.psnr),
-        psnr_bicubic=float(evaluation.psnr_bicubic),
+        psnr_plain=float(evaluation.psnr_plain),
         ssim=float(evaluation.ssim),
         macs=float(restoration.macs[0]),
         ms=float(evaluation.milliseconds),
@@ -120,7 +120,7 @@ def summary(
             raise UserError(f"{dataset} {label} mixes the protocols {', '.join(protocols)}: their mean says nothing")
         metrics.setdefault(dataset, {})[label] = {
             "psnr": fmean(item.psnr for item in group),
-            "psnr_bicubic": fmean(item.psnr_bicubic for item in group),
+            "psnr_plain": fmean(item.psnr_plain for item in group),
             "ssim": fmean(item.ssim for item in group),
             "protocol": protocols[0],
             "macs": fmean(item.macs for item in group),
@@ -150,7 +150,7 @@ def check(result: Summary) -> None:
     """
     for dataset, label, row in _rows(result):
         where = f"{result['experiment']}, {dataset} {label}"
-        for key in ("psnr", "psnr_bicubic"):
+        for key in ("psnr", "psnr_plain"):
             value = float(row[key])
             if math.isnan(value) or value == -math.inf or (math.isfinite(value) and not 5 <= value <= 60):
                 raise UserError(
@@ -219,7 +219,7 @@ HEADERS = ("scale", "bicubic", "ours", "gain", "SSIM", "GMACs", "of full", "beta
 
 
 def _cells(label: str, row: Mapping[str, Any]) -> list[str]:
-    ours, bicubic = float(row["psnr"]), float(row["psnr_bicubic"])
+    ours, bicubic = float(row["psnr"]), float(row["psnr_plain"])
     gain = ours - bicubic if ours != bicubic else 0.0  # also where both are infinite
     beta, active = row["beta"], row["active_fraction"]
     return [
@@ -254,7 +254,7 @@ def print_table(result: Summary, console: Console | None = None) -> None:
             table.add_column(header, justify="right", no_wrap=True)
         for label, row in rows.items():
             cells = _cells(label, row)
-            colour = "green" if float(row["psnr"]) > float(row["psnr_bicubic"]) else "red"
+            colour = "green" if float(row["psnr"]) > float(row["psnr_plain"]) else "red"
             cells[3] = f"[{colour}]{cells[3]}[/{colour}]"
             table.add_row(*cells)
         console.print(table)

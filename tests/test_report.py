@@ -17,18 +17,18 @@ from dynres import report
 from dynres.errors import UserError
 
 IMAGE = report.Record(
-    dataset="Set5", label="x2", image="bird", protocol="benchmark", psnr=34.0, psnr_bicubic=32.0, ssim=0.93,
+    dataset="Set5", label="x2", image="bird", protocol="benchmark", psnr=34.0, psnr_plain=32.0, ssim=0.93,
     macs=2e9, ms=40.0, beta=0.5, active=0.25, scale=2.0, size=(10, 20),
     decisions=(0.0, 1.0, 0.0, 0.0), units=("a", "b", "c", "d"), fraction=0.6,
 )  # fmt: skip
 RECORDS = [
-    replace(IMAGE, label="x4", scale=4.0, psnr=28.0, psnr_bicubic=27.0, macs=1e9, beta=0.9, active=0.75, fraction=0.8),
+    replace(IMAGE, label="x4", scale=4.0, psnr=28.0, psnr_plain=27.0, macs=1e9, beta=0.9, active=0.75, fraction=0.8),
     IMAGE,
     replace(
         IMAGE,
         image="baby",
         psnr=37.0,
-        psnr_bicubic=36.0,
+        psnr_plain=36.0,
         ssim=0.95,
         macs=3e9,
         ms=60.0,
@@ -61,7 +61,7 @@ def test_a_summary_holds_the_means_over_the_images() -> None:
             "Set5": {
                 "x2": {
                     "psnr": 35.5,
-                    "psnr_bicubic": 34.0,
+                    "psnr_plain": 34.0,
                     "ssim": 0.94,
                     "protocol": "benchmark",
                     "macs": 2.5e9,
@@ -72,7 +72,7 @@ def test_a_summary_holds_the_means_over_the_images() -> None:
                 },
                 "x4": {
                     "psnr": 28.0,
-                    "psnr_bicubic": 27.0,
+                    "psnr_plain": 27.0,
                     "ssim": 0.93,
                     "protocol": "benchmark",
                     "macs": 1e9,
@@ -102,7 +102,7 @@ def test_a_static_network_has_neither_beta_nor_active_fraction(tmp_path: Path) -
         ({"psnr": 61.0}, "psnr 61.00 dB cannot be"),
         ({"psnr": math.nan}, "psnr nan dB cannot be"),
         ({"psnr": -math.inf}, "psnr -inf dB cannot be"),
-        ({"psnr_bicubic": math.nan}, "psnr_bicubic nan dB cannot be"),
+        ({"psnr_plain": math.nan}, "psnr_plain nan dB cannot be"),
         ({"ssim": 1.01}, "ssim 1.0100 cannot be"),
         ({"ssim": math.nan}, "ssim nan cannot be"),
     ],

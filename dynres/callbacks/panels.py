@@ -81,11 +81,11 @@ def draw(evaluation: Evaluation, item: Record, crop: int) -> Figure:
     sample = evaluation.sample
     height, width = sample.target.shape[-2:]
     nearest = F.interpolate(sample.image, size=(height, width), mode="nearest-exact")
-    images = [pixels(image) for image in (nearest, sample.bicubic, evaluation.restoration.image, sample.target)]
+    images = [pixels(image) for image in (nearest, sample.plain, evaluation.restoration.image, sample.target)]
     titles = [
         f"LR {item.size[1]}x{item.size[0]}",
-        f"bicubic {item.psnr_bicubic:.2f} dB",
-        f"ours {item.psnr:.2f} dB ({item.psnr - item.psnr_bicubic:+.2f})",
+        f"bicubic {item.psnr_plain:.2f} dB",
+        f"ours {item.psnr:.2f} dB ({item.psnr - item.psnr_plain:+.2f})",
         f"HR {width}x{height}",
     ]
     side = min(crop, height, width)

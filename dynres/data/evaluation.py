@@ -46,7 +46,7 @@ class EvalImages(Dataset[EvalSample]):
         return EvalSample(
             image=to_tensor(low)[None],
             target=to_tensor(full)[None],
-            bicubic=to_tensor(resize(low, full_size, "matlab"))[None],
+            plain=to_tensor(resize(low, full_size, "matlab"))[None],
             scale=scale,
             label=label(scale),
             dataset=one.name,

@@ -84,7 +84,7 @@ class RestorationTraining(LightningModule):
     def validation_step(self, sample: EvalSample, batch_idx: int) -> Any:
         evaluation = self.evaluate(sample)
         self.log("val/psnr", evaluation.psnr, batch_size=1, on_epoch=True, sync_dist=True)
-        self.log("val/gain", evaluation.psnr - evaluation.psnr_bicubic, batch_size=1, on_epoch=True, sync_dist=True)
+        self.log("val/gain", evaluation.psnr - evaluation.psnr_plain, batch_size=1, on_epoch=True, sync_dist=True)
         return evaluation
 
     def test_step(self, sample: EvalSample, batch_idx: int) -> Any:
@@ -106,7 +106,7 @@ class RestorationTraining(LightningModule):
             sample,
             restoration,
             psnr=psnr(restoration.image, sample.target, sample.protocol, sample.scale),
-            psnr_bicubic=psnr(sample.bicubic, sample.target, sample.protocol, sample.scale),
+            psnr_plain=psnr(sample.plain, sample.target, sample.protocol, sample.scale),
             ssim=ssim(restoration.image, sample.target, sample.protocol, sample.scale),
             milliseconds=milliseconds,
         )

@@ -229,7 +229,7 @@ def test_lightning_hands_over_whole_samples(photos: Path, tmp_path: Path) -> Non
     (first, second) = model.evaluated
     assert (first.label, first.dataset, first.name) == ("x2", "held-out", "03")
     assert (second.label, second.scale) == ("x2x3", (2.0, 3.0))
-    assert first.image.shape == (1, 3, 22, 22) and first.target.shape == first.bicubic.shape == (1, 3, 44, 44)
+    assert first.image.shape == (1, 3, 22, 22) and first.target.shape == first.plain.shape == (1, 3, 44, 44)
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), scale=st.floats(1, 30))
