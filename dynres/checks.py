@@ -58,19 +58,19 @@ def _resolvable(cfg: DictConfig) -> None:
 def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
     """A head of one scale is trained and tested at that scale."""
     upsampler = f"upsampler={choices['upsampler']}"
-    if "scale" in cfg.upsampler:
+    if "scale" in cfg.upsampler and not _same_size(cfg):
         scale = cfg.upsampler.scale
         if type(scale) is not int:
             raise UserError(
                 f"{upsampler} enlarges by one whole number: add task=sr task.scale=2 (or 3, 4), got {scale}"
             )
-        for name in ("scales", "val_scales", "test_scales"):
-            given = cfg.data.get(name)
-            values = list(given) if isinstance(given, ListConfig) else [given]
+        given: dict[str, Any] = {f"data.{name}": cfg.data.get(name) for name in ("scales", "val_scales", "test_scales")}
+        if _batches(cfg.data) == "patches":
+            given = {"task.scale": cfg.task.scale}
+        for name, one in given.items():
+            values = list(one) if isinstance(one, ListConfig) else [one]
             if any(value != scale for value in values):
-                raise UserError(
-                    f"{upsampler} gives x{scale} only, and data.{name}={values}: set task=sr task.scale={scale}"
-                )
+                raise UserError(f"{upsampler} gives x{scale} only, and {name}={values}: set task=sr task.scale={scale}")
     elif _same_size(cfg) and cfg.mode == "fit" and not cfg.task.same_size and cfg.task.scale is None:
         raise UserError(
             f"{upsampler} works on the bicubic enlargement and trains at one scale: add task=sr task.scale=2"
@@ -79,7 +79,13 @@ def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
 
 def _same_size(cfg: DictConfig) -> bool:
     upsampler: Any = get_class(cfg.upsampler._target_)
-    return bool(upsampler.same_size)
+    return bool(upsampler.same_size) or cfg.upsampler.get("scale") == 1
+
+
+def _batches(node: DictConfig) -> str:
+    """What a data module yields and what a method trains on: "queries" or "patches"."""
+    target: Any = get_class(node._target_)
+    return str(target.batches)
 
 
 def _options(cfg: DictConfig) -> None:
@@ -115,6 +121,23 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
         raise UserError(
             f"task={choices['task']} keeps the image's size, upsampler={choices['upsampler']} does not: "
             f"choose another task or another upsampler"
+        )
+    if _batches(cfg.data) != _batches(cfg.method):
+        fitting = "restoration or flexir" if _batches(cfg.data) == "patches" else "assr or tadt"
+        raise UserError(
+            f"task={choices['task']} trains on {_batches(cfg.data)} and method={choices['method']} on "
+            f"{_batches(cfg.method)}: use method={fitting}"
+        )
+    if choices["method"] == "flexir" and choices["backbone"] != "flexir":
+        raise UserError(
+            f"method=flexir trains the branches of backbone=flexir, backbone={choices['backbone']} has none: "
+            f"use method=restoration"
+        )
+    starts = cfg.ckpt or cfg.method.get("pretraining", 0) or cfg.method.get("distillation") == "none"
+    if cfg.mode == "fit" and choices["method"] == "flexir" and not (starts or cfg.method.get("teacher")):
+        raise UserError(
+            "method=flexir starts from a trained SwinIR, which is also its teacher: give ckpt=SWINIR.pth, or set "
+            "method.pretraining=0.4 to train it in the same run"
         )
     if choices["method"] == "tadt" and choices["backbone"] != "tadt":
         raise UserError(

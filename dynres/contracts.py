@@ -163,9 +163,9 @@ class QueryBatch(NamedTuple):
 class PatchBatch(NamedTuple):
     """A training batch of whole patches; c is 3 for colour and 1 for gray tasks.
 
-    image (B, c, h, w), in about [0, 1], not clipped; target (B, c, s h, s w) in [0, 1]; scale (B,) float32, s; seed (B,)
-    int64, a pure function of (run seed, epoch, sample index); noise (B,) float32 standard deviation of the image's noise,
-    for pixels in [0, 1], 0 where it is not Gaussian.
+    image (B, c, h, w), in about [0, 1], not clipped; target (B, c, s h, s w) in [0, 1]; scale (B,) float32, s; seed
+    (B,) int64, a pure function of (run seed, epoch, sample index); noise (B,) float32 standard deviation of the image's
+    noise, for pixels in [0, 1], 0 where it is not Gaussian.
     """
 
     image: Tensor
@@ -178,8 +178,8 @@ class PatchBatch(NamedTuple):
 class EvalSample(NamedTuple):
     """One whole image to restore and compare; c is 3, or 1 in gray tasks.
 
-    image (1, c, H, W); target (1, c, H', W'), or None where nobody knows it; plain (1, c, H', W'): what there is without
-    a network, the exact bicubic enlargement on the 8-bit grid, or the degraded image itself; scale (vertical,
+    image (1, c, H, W); target (1, c, H', W'), or None where nobody knows it; plain (1, c, H', W'): what there is
+    without a network, the exact bicubic enlargement on the 8-bit grid, or the degraded image itself; scale (vertical,
     horizontal); label such as "x2", "x2x3", "sigma25" or "q10"; dataset, name: of the test set and of the image;
     protocol: how PSNR/SSIM crop and convert (dynres.metrics); seed (1,) int64; noise: standard deviation of the image's
     noise on the scale of 8 bits; plain_name: "bicubic", "noisy" or "JPEG".

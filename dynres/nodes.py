@@ -6,7 +6,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -36,7 +36,7 @@ def make(node: Any, where: str, **extra: Any) -> Any:
 
 
 def check_options(node: Any, where: str, given: Iterable[str] = ()) -> None:
-    """Refuse keys that the node's `_target_` does not take, before it is called."""
+    """Refuse keys that the node's `_target_` does not take, before it is called; so for every node inside."""
     try:
         target = get_object(str(node["_target_"]))
     except (ImportError, AttributeError, ValueError, KeyError) as error:
@@ -56,6 +56,8 @@ def check_options(node: Any, where: str, given: Iterable[str] = ()) -> None:
         if key not in known and not takes_any:
             raise UserError(unknown(f"{where}.{key}", str(key), known))
         check_type(f"{where}.{key}", node[key], hints.get(str(key)))
+        if isinstance(node[key], Mapping) and "_target_" in node[key]:
+            check_options(node[key], f"{where}.{key}")
 
 
 # Annotation -> (what a configuration may hold for it, in words); YAML has no float for `1`.

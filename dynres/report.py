@@ -2,7 +2,8 @@
 
     python -m dynres.report RUNS_FOLDER       one table over every run below the folder; also summary_table.md and .csv
 
-Numbers are means over the images of a test set at one scale. MACs are the backbone's, counted by the fvcore convention.
+Numbers are means over the images of a test set at one scale or level of degradation. MACs are the backbone's, counted
+by the fvcore convention. PSNR and SSIM without ground truth are unknown: None, a dash in tables, an empty cell in CSV.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,26 +32,29 @@ if TYPE_CHECKING:  # the command needs neither torch nor Lightning
 
 Summary = dict[str, Any]
 CSV_COLUMNS = (
-    "dataset", "label", "image", "protocol", "psnr", "psnr_plain", "ssim", "macs", "ms", "beta", "active",
+    "dataset", "label", "image", "protocol", "plain", "psnr", "psnr_plain", "ssim", "psnr_b", "macs", "ms", "beta",
+    "active",
 )  # fmt: skip
 SUMMARY_KEYS = {"experiment", "profile", "seed", "params", "train_seconds", "metrics"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One restored image in plain numbers: psnr in dB, macs of the backbone, ms of wall clock for the restoration.
+    """One restored image in plain numbers: psnr* in dB, macs of the backbone, ms of wall clock for the restoration.
 
-    size: (H, W) of the input; scale: geometric mean of the axes; beta, active: TADT's intensity and the mean of the
-    decisions, None for a static network; decisions: U values beside their U unit names, empty for a static network.
+    psnr, psnr_plain, ssim: None without ground truth; plain: what psnr_plain is of; psnr_b: None where its protocol has
+    none; size: (H, W) of the input; scale: geometric mean of the axes; beta: TADT's intensity, None for any other
+    network; active: mean of the decisions, None for a static network; decisions: U values beside their U unit names,
+    empty for a static network.
     """
 
     dataset: str
     label: str
     image: str
     protocol: str
-    psnr: float
-    psnr_plain: float
-    ssim: float
+    psnr: float | None
+    psnr_plain: float | None
+    ssim: float | None
     macs: float
     ms: float
     beta: float | None
@@ -59,6 +64,8 @@ class Record:
     decisions: tuple[float, ...] = ()
     units: tuple[str, ...] = ()
     fraction: float = 1.0  # macs over those of the same input with every unit on
+    plain: str = "bicubic"
+    psnr_b: float | None = None
 
     @property
     def csv(self) -> list[object]:
@@ -77,23 +84,37 @@ def record(evaluation: Evaluation) -> Record:
         label=sample.label,
         image=sample.name,
         protocol=sample.protocol,
-        psnr=float(evaluation.psnr),
-        psnr_plain=float(evaluation.psnr_plain),
-        ssim=float(evaluation.ssim),
+        psnr=evaluation.psnr,
+        psnr_plain=evaluation.psnr_plain,
+        ssim=evaluation.ssim,
         macs=float(restoration.macs[0]),
         ms=float(evaluation.milliseconds),
-        beta=None if routing is None else float(routing.intensity[0]),
+        beta=None if routing is None or routing.intensity is None else float(routing.intensity[0]),
         active=None if routing is None else fmean(decisions),
         scale=math.sqrt(sample.scale[0] * sample.scale[1]),
         size=(height, width),
         decisions=decisions,
         units=() if routing is None else routing.units,
         fraction=float(restoration.macs[0]) / restoration.full_macs if restoration.full_macs else 1.0,
+        plain=sample.plain_name,
+        psnr_b=evaluation.psnr_b,
     )
 
 
+def gain(ours: float | None, plain: float | None) -> float | None:
+    """dB that the network adds; 0 where both images are perfect, None without ground truth."""
+    if ours is None or plain is None:
+        return None
+    return ours - plain if ours != plain else 0.0
+
+
+def axis_name(labels: Iterable[str]) -> str:
+    """What a row of labels says: "scale" where each is one ("x2", "x2x3"), else "level" ("sigma25", "q10")."""
+    return "scale" if all(re.match(r"x\d", label) for label in labels) else "level"
+
+
 def grouped(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records by (test set, label): sets in their first order, labels by growing scale."""
+    """Records by (test set, label): sets in their first order, labels by growing scale, then as they came."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for item in records:
         groups.setdefault((item.dataset, item.label), []).append(item)
@@ -119,9 +140,11 @@ def summary(
         if len(protocols) > 1:
             raise UserError(f"{dataset} {label} mixes the protocols {', '.join(protocols)}: their mean says nothing")
         metrics.setdefault(dataset, {})[label] = {
-            "psnr": fmean(item.psnr for item in group),
-            "psnr_plain": fmean(item.psnr_plain for item in group),
-            "ssim": fmean(item.ssim for item in group),
+            "psnr": _mean([item.psnr for item in group]),
+            "psnr_plain": _mean([item.psnr_plain for item in group]),
+            "plain": _one_name(item.plain for item in group),
+            "ssim": _mean([item.ssim for item in group]),
+            "psnr_b": _mean([item.psnr_b for item in group]),
             "protocol": protocols[0],
             "macs": fmean(item.macs for item in group),
             "milliseconds": fmean(item.ms for item in group),
@@ -142,31 +165,45 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
+def _one_name(names: Iterable[str]) -> str:
+    """The name that all share, or "plain"."""
+    different = set(names)
+    return different.pop() if len(different) == 1 else "plain"
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    return None if row[key] is None else float(row[key])
+
+
 def check(result: Summary) -> None:
-    """Refuse numbers that cannot be.
+    """Refuse numbers that cannot be; what is unknown passes.
 
     Raises:
         UserError: a mean PSNR that is NaN, or finite and outside 5-60 dB; an SSIM outside [-1, 1].
     """
     for dataset, label, row in _rows(result):
         where = f"{result['experiment']}, {dataset} {label}"
-        for key in ("psnr", "psnr_plain"):
-            value = float(row[key])
+        for key in ("psnr", "psnr_plain", "psnr_b"):
+            value = _number(row, key)
+            if value is None:
+                continue
             if math.isnan(value) or value == -math.inf or (math.isfinite(value) and not 5 <= value <= 60):
                 raise UserError(
                     f"{where}: {key} {value:.2f} dB cannot be (5-60 dB): is the range [0, 1], has training diverged?"
                 )
-        if not -1 <= float(row["ssim"]) <= 1 + 1e-9:
-            raise UserError(f"{where}: ssim {row['ssim']:.4f} cannot be (it lies in [-1, 1]): look at the metric")
+        similarity = _number(row, "ssim")
+        if similarity is not None and not -1 <= similarity <= 1 + 1e-9:
+            raise UserError(f"{where}: ssim {similarity:.4f} cannot be (it lies in [-1, 1]): look at the metric")
 
 
 def notes(result: Summary) -> list[str]:
     """Sentences about numbers that may be, but deserve a look: PSNR that rises with scale."""
     found = []
     for dataset, rows in result["metrics"].items():
-        labels = list(rows)
-        for smaller, larger in pairwise(labels):
-            low, high = float(rows[smaller]["psnr"]), float(rows[larger]["psnr"])
+        if axis_name(rows) != "scale":
+            continue
+        known = {label: value for label, row in rows.items() if (value := _number(row, "psnr")) is not None}
+        for (smaller, low), (larger, high) in pairwise(known.items()):
             if high > low:
                 found.append(f"note: {dataset}: PSNR rises with scale: {smaller} {low:.2f} dB, {larger} {high:.2f} dB")
     return found
@@ -215,19 +252,26 @@ def _json_safe(value: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ one run's table
 
-HEADERS = ("scale", "bicubic", "ours", "gain", "SSIM", "GMACs", "of full", "beta", "active", "ms")
+UNKNOWN = "-"
 
 
-def _cells(label: str, row: Mapping[str, Any]) -> list[str]:
-    ours, bicubic = float(row["psnr"]), float(row["psnr_plain"])
-    gain = ours - bicubic if ours != bicubic else 0.0  # also where both are infinite
-    beta, active = row["beta"], row["active_fraction"]
-    return [
-        label, f"{bicubic:.2f}", f"{ours:.2f}", f"{gain:+.2f}", f"{row['ssim']:.4f}", f"{row['macs'] / 1e9:.3f}",
-        f"{row.get('macs_fraction', 1.0):.1%}",
-        "-" if beta is None else f"{beta:.3f}", "-" if active is None else f"{active:.0%}",
-        f"{row['milliseconds']:.0f}",
-    ]  # fmt: skip
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headers and lines of one test set; PSNR-B has its column where any row knows it."""
+    with_b = any(row["psnr_b"] is not None for row in rows.values())
+    headers = [axis_name(rows), _one_name(row["plain"] for row in rows.values()), "ours", "gain", "SSIM"]
+    headers += ["PSNR-B"] * with_b + ["GMACs", "of full", "beta", "active", "ms"]
+    lines = []
+    for label, row in rows.items():
+        plain, ours = _number(row, "psnr_plain"), _number(row, "psnr")
+        line = [label, _shown(plain, ".2f"), _shown(ours, ".2f"), _shown(gain(ours, plain), "+.2f")]
+        line += [_shown(row["ssim"], ".4f"), *[_shown(row["psnr_b"], ".2f")] * with_b, f"{row['macs'] / 1e9:.3f}"]
+        line += [f"{row['macs_fraction']:.1%}", _shown(row["beta"], ".3f"), _shown(row["active_fraction"], ".0%")]
+        lines.append([*line, f"{row['milliseconds']:.0f}"])
+    return headers, lines
+
+
+def _shown(value: float | str | None, form: str) -> str:
+    return UNKNOWN if value is None else format(float(value), form)
 
 
 def _title(result: Summary) -> str:
@@ -238,8 +282,10 @@ def _title(result: Summary) -> str:
     )
 
 
-def _protocol(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(dict.fromkeys(row["protocol"] for row in rows.values()))
+def _heading(dataset: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    protocols = dict.fromkeys(row["protocol"] for row in rows.values() if row["psnr"] is not None)
+    measured = f"PSNR in dB, protocol {', '.join(protocols)}" if protocols else "no ground truth"
+    return f"{dataset} ({measured}; MACs of the backbone)"
 
 
 def print_table(result: Summary, console: Console | None = None) -> None:
@@ -247,16 +293,15 @@ def print_table(result: Summary, console: Console | None = None) -> None:
     console = console or _console()
     console.print(f"\n[bold]{_title(result)}[/bold]", highlight=False)
     for dataset, rows in result["metrics"].items():
-        table = Table(
-            title=f"{dataset} (PSNR in dB, protocol {_protocol(rows)}; MACs of the backbone)", title_justify="left"
-        )
-        for header in HEADERS:
+        table = Table(title=_heading(dataset, rows), title_justify="left")
+        headers, lines = _table(rows)
+        for header in headers:
             table.add_column(header, justify="right", no_wrap=True)
-        for label, row in rows.items():
-            cells = _cells(label, row)
-            colour = "green" if float(row["psnr"]) > float(row["psnr_plain"]) else "red"
-            cells[3] = f"[{colour}]{cells[3]}[/{colour}]"
-            table.add_row(*cells)
+        for label, plain, ours, more, *others in lines:
+            if more != UNKNOWN:
+                colour = "green" if float(ours) > float(plain) else "red"
+                more = f"[{colour}]{more}[/{colour}]"
+            table.add_row(label, plain, ours, more, *others)
         console.print(table)
     for note in notes(result):
         console.print(note, highlight=False)
@@ -272,8 +317,8 @@ def markdown(result: Summary) -> str:
     """The table as Markdown."""
     parts = [f"# {_title(result)}\n"]
     for dataset, rows in result["metrics"].items():
-        parts.append(f"## {dataset} (PSNR in dB, protocol {_protocol(rows)}; MACs of the backbone)\n")
-        parts.append(_markdown_table(HEADERS, [_cells(label, row) for label, row in rows.items()]))
+        parts.append(f"## {_heading(dataset, rows)}\n")
+        parts.append(_markdown_table(*_table(rows)))
     parts += [f"{note}\n" for note in notes(result)]
     return "\n".join(parts)
 
@@ -287,7 +332,7 @@ def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def collect(folder: Path) -> list[dict[str, str]]:
-    """One row a run below `folder`: what ran (run ... overrides, params), then dB and GMACs per set and scale.
+    """One row a run below `folder`: what ran (run ... overrides, params), then dB and GMACs per set and label.
 
     Overrides that every run shares are left out.
 
@@ -307,7 +352,9 @@ def collect(folder: Path) -> list[dict[str, str]]:
         row |= {"overrides": " ".join(item for item in changed if item not in shared and "seed=" not in item)}
         row |= {"params": f"{result['params'] / 1e6:.3f} M"}
         for dataset, label, numbers in _rows(result):
-            row[f"{dataset} {label} dB"] = f"{float(numbers['psnr']):.2f}"
+            row[f"{dataset} {label} dB"] = _shown(numbers["psnr"], ".2f")
+            if numbers["psnr_b"] is not None:
+                row[f"{dataset} {label} PSNR-B dB"] = _shown(numbers["psnr_b"], ".2f")
             row[f"{dataset} {label} GMACs"] = f"{numbers['macs'] / 1e9:.3f}"
         rows.append(row)
     return rows
@@ -326,7 +373,8 @@ def print_collection(folder: Path, console: Console | None = None) -> None:
     lines = [[row.get(column, "") for column in columns] for row in rows]
     write_text(folder / "summary_table.md", _markdown_table(columns, lines))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    known = [["" if cell == UNKNOWN else cell for cell in line] for line in lines]
+    csv.writer(text, lineterminator="\n").writerows([columns, *known])
     write_text(folder / "summary_table.csv", text.getvalue())
     table = Table(title=f"{len(rows)} runs in {folder} (written to summary_table.md and .csv)", title_justify="left")
     for column in columns:

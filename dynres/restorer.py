@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
-from dynres.contracts import Features, Restoration, Routing, Task
+from dynres.contracts import Exit, Features, Restoration, Routing, Task
 from dynres.cost.memory import free_memory
 from dynres.errors import UserError
 from dynres.layers.colour import LUMA_NOISE, rgb, ycbcr
@@ -29,6 +29,7 @@ MAX_SCALE = 30.0
 # Of the memory that is free, what `tile="auto"` counts on: kernels take some for themselves, and so do other programs.
 SHARE_OF_FREE = 0.7
 PRECISIONS = ("32", "bf16")
+ADAPTIVE_REGIONS = 4  # n of FlexIR's Algorithm 2
 Watch = Callable[[Iterator[int], int], Iterator[int]]
 
 
@@ -113,6 +114,24 @@ class Restorer(Pretrained, nn.Module):
             colour = colour + bicubic_at(features.image, coords)
         return self.pixels.colours(colour, -1), features.routing
 
+    def forward(self, image: Tensor, task: Task) -> tuple[Tensor, Routing | None]:
+        """Whole patches for training, (B, c, h, w) in about [0, 1] at one scale, task.scale or the head's own.
+
+        Returns:
+            colours (B, c, s h, s w), about [0, 1] and not clamped, and the routing behind them; compare with
+            `seen(target, 1)`.
+        """
+        image = self.seen(image, 1)
+        scale = self.upsampler.scale if task.scale is None else float(task.scale[0])
+        size = output_size((image.shape[-2], image.shape[-1]), scale, None)
+        if self.upsampler.same_size and size != image.shape[-2:]:
+            image = bicubic_grid(image, size)
+        features = self.backbone(_ordered(self.pixels.normal(image)), task)
+        colour = self.upsampler.decode(features, size)
+        if self.image_skip:
+            colour = colour + bicubic_grid(features.image, size)
+        return self.pixels.colours(colour, 1), features.routing
+
     def seen(self, colours: Tensor, dim: int = -1) -> Tensor:
         """The channels that the network works on, of colours along an axis: all, or the luma for a gray network."""
         if colours.shape[dim] == self.backbone.image_channels:
@@ -128,6 +147,9 @@ class Restorer(Pretrained, nn.Module):
         scale: float | None = None,
         size: tuple[int, int] | None = None,
         budget: float | None = None,
+        pointer: int | None = None,
+        threshold: float | str | None = None,
+        regions: int | None = None,
         tile: int | str | None = None,
         seed: Tensor | None = None,
         watch: Watch | None = None,
@@ -143,9 +165,15 @@ class Restorer(Pretrained, nn.Module):
                 a network made for one scale takes that by default.
             size: (H', W') of the output.
             budget: fraction in (0, 1] of the backbone's full MACs; None lets the network decide.
+            pointer: P, the deepest block that may run, for a network with branches (FlexIR); None: as the budget says.
+            threshold: h, for adaptive inference of such a network: a region leaves after the first block whose result
+                scores above it (FlexIR, Eq. 8); "auto": as calibrated to the budget (python -m dynres.calibrate); None
+                for regular inference.
+            regions: into how many regions such a network cuts an image; None: 4 for adaptive inference, else 1.
             tile: side in input pixels of the tiles that the backbone sees, to bound memory; None: the whole image;
                 "auto": the whole image if it fits into the memory that is free, else about the largest tiles that do.
                 Decisions are taken once, from the whole image. Tiles of an `unbounded` backbone see less than it would.
+                A network with regions cuts smaller ones instead, and runs one at a time.
             seed: (B,) int64 that fixes the random gates of each image.
             watch: wraps the iteration over tiles, for a progress bar.
             noise: standard deviation of the image's noise on the scale of 8 bits (25 for sigma 25), for networks that
@@ -168,6 +196,8 @@ class Restorer(Pretrained, nn.Module):
         check_budget(budget)
         check_tile(tile)
         check_precision(precision)
+        exit = way_out(pointer, threshold, regions)
+        self.backbone.check_exit(exit, budget)
         factor = math.sqrt(size[0] * size[1] / (image.shape[-2] * image.shape[-1]))
         level = self._noise(noise, image)
         axes = torch.tensor([[size[0] / image.shape[-2], size[1] / image.shape[-1]]], device=image.device)
@@ -183,7 +213,10 @@ class Restorer(Pretrained, nn.Module):
         assert not isinstance(tile, str)
         if tile is not None and max(height, width) <= tile:
             tile = None
-        task = replace(task, routing=self.backbone.route(normal, task))
+        if self.backbone.regional:
+            task, tile = replace(task, exit=self._within(exit, tile, (height, width), task)), None
+        else:
+            task = replace(task, routing=self.backbone.route(normal, task))
         with torch.autocast(normal.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             features = self._extract(normal, task, tile, watch, compile)
             colour = self.upsampler.decode(features, size).float()
@@ -195,11 +228,10 @@ class Restorer(Pretrained, nn.Module):
         if given.shape[1] > out.shape[1]:
             out = _with_chroma(out, ycbcr(given)[:, 1:])
         out = out.clamp_(0, 1)
-        macs = self._spent(features.routing, len(image), (height, width), tile)
+        macs = self._spent(features.routing, task, len(image), (height, width), tile)
         full = self.backbone.cost(height, width).full
         if budget is not None and bool((macs > budget * full * (1 + 1e-9)).any()):
-            floor = features.routing is None or not features.routing.decisions.any()
-            cause = "the least this network can at this size" if floor else "tiles overlap: larger ones cost less"
+            cause = self._why_more(features.routing, task)
             warnings.warn(
                 f"a budget of {budget:g} cannot be met: {macs.max().item() / full:.3f} of the full compute was spent, "
                 f"{cause}",
@@ -250,17 +282,34 @@ class Restorer(Pretrained, nn.Module):
         luma = image.shape[1] > self.backbone.image_channels
         return torch.full((len(image),), noise / 255 * (LUMA_NOISE if luma else 1.0), device=image.device)
 
-    def _spent(self, routing: Routing | None, batch: int, size: tuple[int, int], tile: int | None) -> Tensor:
-        """(B,) MACs of the backbone for images of size (H, W), tiles and their overlaps included."""
-        sizes = [size]
-        if tile is not None:
-            sizes = tile_sizes(*size, tile_plan(self.backbone, tile))
-        costs = [self.backbone.cost(*part) for part in sizes]
-        fixed = torch.tensor(float(sum(cost.fixed for cost in costs)), dtype=torch.float64)
-        if routing is None:
-            return fixed.repeat(batch)
-        units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
-        return fixed + routing.decisions.cpu().double() @ units
+    def _within(self, exit: Exit, tile: int | None, size: tuple[int, int], task: Task) -> Exit:
+        """The same exit from regions of at most tile x tile pixels, one at a time."""
+        if tile is None:
+            return exit
+        regions = exit.regions
+        while max(self.backbone.region_sizes(*size, replace(task, exit=replace(exit, regions=regions)))[0]) > tile:
+            regions += 1
+            if regions > size[0] * size[1] // tile:
+                raise ValueError(f"tile={tile} is too small for this network's regions and their overlap")
+        return replace(exit, regions=regions, at_once=1)
+
+    def _why_more(self, routing: Routing | None, task: Task) -> str:
+        """Why more than the budget was spent."""
+        if task.exit is not None and task.exit.threshold is not None:
+            return "the threshold meets it in the mean of the images that it was calibrated on"
+        least = routing is None or not (routing.decisions[:, 1:] if self.backbone.regional else routing.decisions).any()
+        cut = "regions" if self.backbone.regional else "tiles"
+        return "the least this network can at this size" if least else f"{cut} overlap: larger ones cost less"
+
+    def _spent(
+        self, routing: Routing | None, task: Task, batch: int, size: tuple[int, int], tile: int | None
+    ) -> Tensor:
+        """(B,) MACs of the backbone for images of size (H, W), tiles or regions and their overlaps included."""
+        if self.backbone.regional:
+            sizes = self.backbone.region_sizes(*size, task)
+        else:
+            sizes = [size] if tile is None else tile_sizes(*size, tile_plan(self.backbone, tile))
+        return self.backbone.spent(routing, batch, sizes, task)
 
 
 def _pixels(options: Mapping[str, Any]) -> Pixels:
@@ -322,6 +371,13 @@ def output_size(image: tuple[int, int], scale: float | None, size: tuple[int, in
                 f"output {side} must be between {have} (x1) and {int(have * MAX_SCALE)} (x{MAX_SCALE:g}), got {want}"
             )
     return size
+
+
+def way_out(pointer: int | None, threshold: float | str | None, regions: int | None) -> Exit:
+    """The exit that `restore` is asked for, with the number of regions that None stands for."""
+    if regions is None:
+        regions = 1 if threshold is None else ADAPTIVE_REGIONS
+    return Exit(pointer, threshold, regions)
 
 
 def check_budget(budget: float | None) -> None:

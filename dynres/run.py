@@ -41,6 +41,7 @@ from dynres.methods.base import Inference, RestorationTraining
 from dynres.nodes import make, plain
 from dynres.paths import conf_dir
 from dynres.provenance import provenance
+from dynres.restorer import way_out
 from dynres.tiles import tile_plan
 
 # Options that may differ between a run and its continuation.
@@ -119,11 +120,13 @@ def build_method(cfg: DictConfig) -> RestorationTraining:
     if cfg.ckpt is not None:
         load_weights(restorer, Path(cfg.ckpt))
     inference = Inference(**plain(cfg.inference))
-    if isinstance(inference.tile, int):
-        try:
+    try:
+        if isinstance(inference.tile, int) and not restorer.backbone.regional:
             tile_plan(restorer.backbone, inference.tile)
-        except ValueError as error:
-            raise UserError(f"inference.{error}") from error
+        way = way_out(inference.pointer, inference.threshold, inference.regions)
+        restorer.backbone.check_exit(way, inference.budget)
+    except ValueError as error:
+        raise UserError(f"inference.{error}") from error
     return make(cfg.method, "method", restorer=restorer, inference=inference, seed=cfg.seed)
 
 
@@ -291,9 +294,10 @@ def _record(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
 
 
 def mean_psnr(folder: Path) -> float:
-    """Mean over test sets and scales of a finished run, in dB."""
+    """Mean over test sets and scales or levels of a finished run, in dB; 0 where no image has a ground truth."""
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
-    return fmean(float(row["psnr"]) for rows in metrics.values() for row in rows.values())
+    known = [float(row["psnr"]) for rows in metrics.values() for row in rows.values() if row["psnr"] is not None]
+    return fmean(known) if known else 0.0
 
 
 def _job(cfg: DictConfig) -> float | None:

@@ -38,6 +38,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, help="fraction (0, 1] of the full compute; default: the network decides"
     )
+    parser.add_argument("--pointer", type=int, help="the deepest block that may run, for networks with branches")
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        help="adaptive inference for such networks: regions that score above it leave early; auto: as calibrated to "
+        "the budget (python -m dynres.calibrate)",
+    )
+    parser.add_argument("--regions", type=int, help="into how many regions such networks cut an image")
     parser.add_argument(
         "--tile",
         type=_tile,
@@ -63,6 +71,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     except (ValueError, RuntimeError) as error:
         raise UserError(str(error).splitlines()[0]) from error
     return options
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _tile(text: str) -> int | str:
@@ -94,7 +106,7 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
         size = output_size((rgb.shape[0], rgb.shape[1]), options.scale, options.size)
         seen = size if restorer.upsampler.same_size else rgb.shape[:2]
         tile = options.tile or None
-        if isinstance(tile, int) and max(seen) > tile:
+        if isinstance(tile, int) and max(seen) > tile and not restorer.backbone.regional:
             tile_plan(restorer.backbone, tile)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -117,6 +129,9 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
                 image,
                 size=size,
                 budget=options.budget,
+                pointer=options.pointer,
+                threshold=options.threshold,
+                regions=options.regions,
                 tile=tile,
                 seed=seed,
                 watch=watch,
@@ -137,7 +152,11 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
         f"{time.perf_counter() - started:.1f} s"
     )
     if result.routing is not None:
-        line += f", {result.routing.decisions.mean().item():.0%} of the branches"
+        if result.routing.regions is not None:
+            blocks = result.routing.decisions.sum(1).mean().item()
+            line += f", {blocks:.2f} of {len(result.routing.units)} blocks"
+        else:
+            line += f", {result.routing.decisions.mean().item():.0%} of the branches"
     return line, target
 
 

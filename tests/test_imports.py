@@ -35,7 +35,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tiles": {"layers", "backbones"},
     "restorer": {"layers", "backbones", "upsamplers", "cost", "nodes", "pretrained", "tiles"},
     "interop": {"layers", "backbones", "upsamplers", "nodes", "restorer", "pretrained"},
-    "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics"},
+    "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics", "interop"},
     "callbacks": {"report"},
     "build": {"folders", "nodes", "restorer"},
     "checks": {"build", "methods", "nodes", "restorer", "tiles", "upsamplers"},
@@ -44,7 +44,7 @@ MAY_KNOW: dict[str, set[str]] = {
 }
 
 # Commands put everything together: they may know every room, and no room may know them.
-COMMANDS = frozenset({"run", "upscale", "tables", "cost.__main__", "interop.__main__", "export.__main__"})
+COMMANDS = frozenset({"run", "upscale", "calibrate", "tables", "cost.__main__", "interop.__main__", "export.__main__"})
 PLACED = COMMON | MAY_KNOW.keys() | COMMANDS
 
 

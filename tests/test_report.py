@@ -62,7 +62,9 @@ def test_a_summary_holds_the_means_over_the_images() -> None:
                 "x2": {
                     "psnr": 35.5,
                     "psnr_plain": 34.0,
+                    "plain": "bicubic",
                     "ssim": 0.94,
+                    "psnr_b": None,
                     "protocol": "benchmark",
                     "macs": 2.5e9,
                     "milliseconds": 50.0,
@@ -73,7 +75,9 @@ def test_a_summary_holds_the_means_over_the_images() -> None:
                 "x4": {
                     "psnr": 28.0,
                     "psnr_plain": 27.0,
+                    "plain": "bicubic",
                     "ssim": 0.93,
+                    "psnr_b": None,
                     "protocol": "benchmark",
                     "macs": 1e9,
                     "milliseconds": 40.0,
@@ -103,6 +107,7 @@ def test_a_static_network_has_neither_beta_nor_active_fraction(tmp_path: Path) -
         ({"psnr": math.nan}, "psnr nan dB cannot be"),
         ({"psnr": -math.inf}, "psnr -inf dB cannot be"),
         ({"psnr_plain": math.nan}, "psnr_plain nan dB cannot be"),
+        ({"psnr_b": 4.0}, "psnr_b 4.00 dB cannot be"),
         ({"ssim": 1.01}, "ssim 1.0100 cannot be"),
         ({"ssim": math.nan}, "ssim nan cannot be"),
     ],
@@ -137,11 +142,107 @@ def test_the_table_says_protocol_parameters_and_every_mean(tmp_path: Path) -> No
     text = table(summary())
     for said in ("tadt_liif", "demo", "seed 3", "1.235 M parameters", "62 s of training", "Set5", "benchmark"):
         assert said in text, f"{said!r} is not in\n{text}"
-    line = next(line for line in text.splitlines() if " x2 " in line)
-    cells = [cell.strip() for cell in line.strip("│ \n").split("│")]
-    assert cells == ["x2", "34.00", "35.50", "+1.50", "0.9400", "2.500", "70.0%", "0.500", "38%", "50"]
+    assert cells(text, "x2") == ["x2", "34.00", "35.50", "+1.50", "0.9400", "2.500", "70.0%", "0.500", "38%", "50"]
     report.write_summary(tmp_path, summary())
     assert "| x2 | 34.00 | 35.50 | +1.50 |" in (tmp_path / "summary.md").read_text()
+
+
+def cells(text: str, label: str) -> list[str]:
+    """Of a printed line."""
+    line = next(line for line in text.splitlines() if f" {label} " in line)
+    return [cell.strip() for cell in line.strip("│┃ \n").replace("┃", "│").split("│")]
+
+
+LEVEL = replace(IMAGE, dataset="Set12", label="sigma25", protocol="denoise", scale=1.0, plain="noisy", beta=None)
+BLIND = replace(IMAGE, dataset="RealSRSet", label="x4", scale=4.0, psnr=None, psnr_plain=None, ssim=None, beta=None)
+
+
+def test_a_set_of_levels_has_its_own_headers_and_no_note() -> None:
+    """PSNR that rises from sigma50 to sigma15 is as it should be, whatever the order."""
+    found = summary([replace(LEVEL, label="sigma50", psnr=28.0), replace(LEVEL, label="sigma15")])
+    assert list(found["metrics"]["Set12"]) == ["sigma50", "sigma15"] and report.notes(found) == []
+    text = table(found)
+    assert cells(text, "ours") == [
+        "level", "noisy", "ours", "gain", "SSIM", "GMACs", "of full", "beta", "active", "ms",
+    ]  # fmt: skip
+    assert cells(text, "sigma50")[:4] == ["sigma50", "32.00", "28.00", "-4.00"]
+    assert cells(text, "sigma50")[7:9] == ["-", "25%"], "blocks run, but there is no beta"
+
+
+def test_each_set_has_the_name_of_its_plain_image_and_a_mixture_is_plain() -> None:
+    both = summary([LEVEL, replace(LEVEL, label="q10", plain="JPEG"), IMAGE])
+    assert [cells(text, "ours")[1] for text in table(both).split("Set5")] == ["plain", "bicubic"]
+    mixed = summary([LEVEL, replace(LEVEL, image="head", plain="JPEG")])
+    assert mixed["metrics"]["Set12"]["sigma25"]["plain"] == "plain"
+
+
+def test_psnr_b_has_a_column_where_it_is_measured() -> None:
+    found = summary([replace(LEVEL, label="q10", plain="JPEG", psnr_b=33.5), replace(LEVEL, label="q20", plain="JPEG")])
+    text = table(found)
+    assert cells(text, "ours")[4:7] == ["SSIM", "PSNR-B", "GMACs"]
+    assert cells(text, "q10")[4:7] == ["0.9300", "33.50", "2.000"] and cells(text, "q20")[5] == "-"
+    assert "PSNR-B" not in table(summary())
+
+
+def test_images_without_ground_truth_are_dashes_and_null(tmp_path: Path) -> None:
+    report.write_summary(tmp_path, summary([BLIND, replace(BLIND, label="x2", scale=2.0)]))
+    found = report.read_summary(tmp_path)
+    row = found["metrics"]["RealSRSet"]["x4"]
+    assert [row[key] for key in ("psnr", "psnr_plain", "ssim", "psnr_b")] == [None] * 4 and report.notes(found) == []
+    text = table(found)
+    assert cells(text, "x4")[:6] == ["x4", "-", "-", "-", "-", "2.000"]
+    assert "RealSRSet (no ground truth; MACs of the backbone)" in text and "benchmark" not in text
+    assert BLIND.csv[5:9] == [""] * 4 and report.CSV_COLUMNS[5:9] == ("psnr", "psnr_plain", "ssim", "psnr_b")
+    assert len(BLIND.csv) == len(report.CSV_COLUMNS) and BLIND.csv[4] == "bicubic"
+
+
+def test_what_is_unknown_is_left_out_of_the_mean() -> None:
+    unknown = replace(IMAGE, image="head", psnr=None, psnr_plain=None, ssim=None)
+    row = summary([IMAGE, unknown])["metrics"]["Set5"]["x2"]
+    assert (row["psnr"], row["psnr_plain"], row["ssim"]) == (34.0, 32.0, 0.93)
+
+
+def test_rising_psnr_is_noted_across_a_scale_that_nobody_measured() -> None:
+    unknown = replace(IMAGE, label="x3", scale=3.0, psnr=None, psnr_plain=None, ssim=None)
+    odd = summary([IMAGE, unknown, replace(IMAGE, label="x4", scale=4.0, psnr=34.5)])
+    assert report.notes(odd) == ["note: Set5: PSNR rises with scale: x2 34.00 dB, x4 34.50 dB"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "more"), [(30.0, 28.0, 2.0), (math.inf, math.inf, 0.0), (math.inf, 28.0, math.inf)]
+)
+def test_gain_is_a_difference(ours: float, plain: float, more: float) -> None:
+    assert report.gain(ours, plain) == more
+    assert report.gain(None, plain) is None and report.gain(ours, None) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [(["x2", "x2.5", "x2x3"], "scale"), (["sigma25"], "level"), (["q10", "q20"], "level"), (["x2", "q10"], "level")],
+)
+def test_the_first_column_says_scale_only_of_scales(labels: list[str], name: str) -> None:
+    assert report.axis_name(labels) == name
+
+
+def test_the_score_of_a_sweep_is_the_mean_of_what_is_known(tmp_path: Path) -> None:
+    from dynres.run import mean_psnr
+
+    report.write_summary(tmp_path, summary([LEVEL, BLIND, replace(LEVEL, label="sigma50", psnr=30.0)]))
+    assert mean_psnr(tmp_path) == 32.0
+    report.write_summary(tmp_path, summary([BLIND]))
+    assert mean_psnr(tmp_path) == 0.0
+
+
+def test_runs_without_ground_truth_are_collected(tmp_path: Path) -> None:
+    for number, images in enumerate([[BLIND], [replace(LEVEL, label="q10", psnr_b=33.5)]]):
+        report.write_summary(tmp_path / str(number), summary(images))
+    console = Console(width=300, file=open("/dev/null", "w"))  # noqa: SIM115
+    report.print_collection(tmp_path, console)
+    with open(tmp_path / "summary_table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["RealSRSet x4 dB"] for row in rows] == ["", ""], "unknown, and not in this run"
+    assert [row["Set12 q10 PSNR-B dB"] for row in rows] == ["", "33.50"]
+    assert "| - | 2.000 |" in (tmp_path / "summary_table.md").read_text()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def table3() -> dict[str, Any]:
 
 
 def finish(
-    runs: Path, experiment: str, psnr: float, profile: str = "paper", name: str = "run", dataset: str = "DIV2K"
+    runs: Path, experiment: str, psnr: float | None, profile: str = "paper", name: str = "run", dataset: str = "DIV2K"
 ) -> Path:
     path = runs / experiment / name / "summary.json"
     path.parent.mkdir(parents=True)
@@ -89,11 +89,13 @@ def test_the_command_writes_both_tables_and_shows_runs(
     finish(tmp_path, "tadt_liif", 35.1234)
     finish(tmp_path, "baseline_liif", 33.0, profile="demo")
     finish(tmp_path, "edsr_baseline_lte", 34.0, dataset="Set5")
+    finish(tmp_path, "tadt_lte", None)
     text = command(monkeypatch, tmp_path)
     assert row(text, "liif", "tadt")[2] == "35.28 / 35.12"
     assert row(text, "liif", "tadt")[3] == "31.55 / -"
     assert row(text, "liif", "mstb")[2] == "35.24 / -"
     assert row(text, "lte", "edsr_baseline")[2] == "34.72 / -"
+    assert row(text, "lte", "tadt")[2].endswith(" / -"), "a run on images without ground truth"
     assert row(text, "mstb")[6].startswith("73"), "of one size of image"
     assert str(tmp_path / "tables" / "tadt.md") in capsys.readouterr().out
 

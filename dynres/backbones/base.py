@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dynres.contracts import Cost, Features, Routing, Task
+from dynres.contracts import Cost, Exit, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
 from dynres.cost.memory import peak_on_meta
 
@@ -25,6 +26,8 @@ class Backbone(nn.Module, ABC):
         unbounded: whether pixels farther than `halo` change the output: attention over the image or a mean of it, or a
             receptive field of hundreds of pixels. Tiles then differ a little from the whole image.
         wants_noise: whether it must be told the noise level (Task.noise).
+        scale: pixels of the features a pixel of the image, along an axis; above 1 where the network itself enlarges.
+        regional: whether it cuts images into regions and may leave early (Task.exit).
     """
 
     out_channels: int
@@ -33,6 +36,8 @@ class Backbone(nn.Module, ABC):
     halo: int = 0
     unbounded: bool = False
     wants_noise: bool = False
+    scale: int = 1
+    regional: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,6 +58,34 @@ class Backbone(nn.Module, ABC):
             noise = torch.empty(1, device="meta") if self.wants_noise else None
             self._costs[height, width] = Cost(count_on_meta(self, image, Task(noise=noise)))
         return self._costs[height, width]
+
+    def check_exit(self, exit: Exit, budget: float | None) -> None:
+        """Refuse a way out that this network does not have, with a ValueError."""
+        if exit != Exit():
+            raise ValueError(
+                f"pointer, threshold and regions are for a network with branches (flexir); {type(self).__name__} has "
+                f"none: leave them out"
+            )
+
+    def region_sizes(self, height: int, width: int, task: Task) -> list[tuple[int, int]]:
+        """(height, width) of each region into which `forward` cuts an image; the whole image if it is not regional."""
+        return [(height, width)]
+
+    def spent(self, routing: Routing | None, batch: int, sizes: Sequence[tuple[int, int]], task: Task) -> Tensor:
+        """MACs that `forward` ran on each image of a batch: (B,) float64, on the CPU.
+
+        Args:
+            routing: what it decided; None for a static network.
+            batch: B.
+            sizes: (height, width) of every tile or region of an image.
+            task: what was asked.
+        """
+        costs = [self.cost(*size) for size in sizes]
+        fixed = torch.tensor(float(sum(cost.fixed for cost in costs)), dtype=torch.float64)
+        if routing is None:
+            return fixed.repeat(batch)
+        units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
+        return fixed + routing.decisions.cpu().double() @ units
 
     def memory(self, height: int, width: int) -> int:
         """Bytes that `forward` of one height x width image in float32 holds at most, every unit on, but the weights.

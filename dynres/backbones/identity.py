@@ -1,4 +1,4 @@
-"""No network at all: the features are the image. Goes with the bicubic upsampler."""
+"""No network at all: the features are the image. Goes with the bicubic upsampler, or with AsImage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from dynres.contracts import Cost, Features, Task
 
 
 class Identity(Backbone):
-    """Hands the normalised image on: 3 channels, no parameters, no MACs."""
+    """Hands the normalised image on: no parameters, no MACs.
 
-    out_channels = 3
+    Args:
+        image_channels: 3 for colour, 1 for gray.
+    """
+
+    def __init__(self, image_channels: int = 3) -> None:
+        super().__init__()
+        self.image_channels = self.out_channels = image_channels
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return Features(image, image)

@@ -60,7 +60,7 @@ class ResidualTransformer(Backbone):
         out_channels: int | None,
     ) -> None:
         super().__init__()
-        self.image_channels, self.out_channels = image_channels, out_channels or embed_dim
+        self.image_channels, self.embed_dim, self.out_channels = image_channels, embed_dim, out_channels or embed_dim
         self.conv_first = nn.Conv2d(image_channels, embed_dim, 3, padding=1)
         self.patch_norm = nn.LayerNorm(embed_dim)
         self.layers = nn.ModuleList(groups)
@@ -76,11 +76,15 @@ class ResidualTransformer(Backbone):
     def extract(self, image: Tensor) -> Tensor:
         """(B, c, H, W) of whole windows -> (B, out_channels, H, W)."""
         shallow = self.conv_first(image)
-        x = self.patch_norm(to_tokens(shallow))
-        for group in self.layers:
-            x = group(x)
-        x = self.conv_after_body(to_image(self.norm(x))) + shallow
+        x = self.conv_after_body(to_image(self.norm(self.encode(shallow)))) + shallow
         return x if self.conv_before_upsample is None else self.conv_before_upsample(x)
+
+    def encode(self, shallow: Tensor, upto: int | None = None) -> Tensor:
+        """Output of `conv_first` (B, C, H, W) -> tokens (B, H, W, C) of the groups, or of the first `upto` of them."""
+        x = self.patch_norm(to_tokens(shallow))
+        for group in self.layers[:upto]:
+            x = group(x)
+        return x
 
 
 class SwinIR(ResidualTransformer):
@@ -120,21 +124,59 @@ class SwinIR(ResidualTransformer):
         hidden = round(embed_dim * mlp_ratio)
         check_depths("SwinIR", depths, hidden)
         check_widths("SwinIR", image_channels=image_channels, embed_dim=embed_dim, heads=heads, window=window)
-        groups = [
-            ResidualGroup(
-                embed_dim,
-                [
-                    SwinLayer(embed_dim, heads, window, window // 2 if number % 2 else 0, hidden, rate)
-                    for number, rate in enumerate(rates)
-                ],
-                resi_connection,
-            )
-            for rates in drop_path_rates(depths, drop_path)
-        ]
+        groups = swin_groups(embed_dim, depths, heads, window, hidden, resi_connection, drop_path)
         super().__init__(image_channels, embed_dim, groups, resi_connection, out_channels)
         self.depths, self.window, self.size_multiple = tuple(depths), window, window
         self.halo = 4 * window  # as the authors overlap their tiles
-        self.unbounded = sum(depths) * (window - 1) + 2 * len(depths) + 4 > self.halo  # windows meet windows
+        self.unbounded = reach(depths, window, resi_connection, 0 if out_channels is None else 1) > self.halo
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return Features(self.extract(pad_to_multiple(image, self.window)), image)
+
+    def body(self, image: Tensor, upto: int | None = None) -> Tensor:
+        """What comes out of the last group, or of group `upto`: (B, c, H, W) -> (B, C, h, w), padding left on."""
+        return to_image(self.encode(self.conv_first(pad_to_multiple(image, self.window)), upto))
+
+
+def swin_groups(
+    embed_dim: int,
+    depths: Sequence[int],
+    heads: int,
+    window: int,
+    hidden: int,
+    resi_connection: Connection,
+    drop_path: float,
+) -> list[ResidualGroup]:
+    """The residual groups (RSTB) of a network; `hidden` is the width of their MLPs, for the rest see `SwinIR`."""
+    return [
+        ResidualGroup(
+            embed_dim,
+            [
+                SwinLayer(embed_dim, heads, window, window // 2 if number % 2 else 0, hidden, rate)
+                for number, rate in enumerate(rates)
+            ],
+            resi_connection,
+        )
+        for rates in drop_path_rates(depths, drop_path)
+    ]
+
+
+def reach(depths: Sequence[int], window: int, resi_connection: Connection, end: int) -> int:
+    """How many pixels away an input still reaches the output, along an axis: windows meet windows.
+
+    Args:
+        end: pixels that convolutions behind the one after the body look to each side.
+    """
+    convolution = 1 if resi_connection == "1conv" else 2
+    farthest = 0
+    for place in range(window):
+        first = place - end - convolution
+        last = place + end + convolution
+        for depth in reversed(depths):
+            first, last = first - convolution, last + convolution
+            for layer in reversed(range(depth)):
+                shift = window // 2 if layer % 2 else 0
+                first = (first - shift) // window * window + shift
+                last = (last - shift) // window * window + shift + window - 1
+        farthest = max(farthest, place - first + 1, last - place + 1)  # the first convolution
+    return farthest

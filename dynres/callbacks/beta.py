@@ -19,7 +19,7 @@ LOGGED = (2.0, 4.0, 8.0, 30.0)
 class BetaCurve(Callback):
     """Writes beta_curve.csv and beta_curve.png after training and after a test; logs beta/x2 ... at each validation.
 
-    In TADT beta depends on the scale alone, so any image will do to ask for it. Nothing happens for a static network.
+    In TADT beta depends on the scale alone, so any image will do to ask for it. A network without beta has no curve.
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,12 +49,13 @@ def threshold(scale: float) -> float:
 
 @torch.no_grad()
 def beta_curve(module: Any, scales: Sequence[float]) -> list[float] | None:
-    """beta at each scale, or None for a static network."""
-    image = torch.zeros(len(scales), 3, 48, 48, device=module.device)
+    """beta at each scale, or None for a network without."""
+    backbone = module.restorer.backbone
+    image = torch.zeros(len(scales), backbone.image_channels, 48, 48, device=module.device)
     seed = torch.zeros(len(scales), dtype=torch.int64, device=module.device)  # decisions are drawn, and not looked at
     task = Task(scale=torch.tensor(scales, device=module.device, dtype=torch.float32), seed=seed)
-    routing = module.restorer.backbone.route(image, task)
-    return None if routing is None else routing.intensity.float().tolist()
+    routing = backbone.route(image, task)
+    return None if routing is None or routing.intensity is None else routing.intensity.float().tolist()
 
 
 def draw(scales: Sequence[float], betas: Sequence[float]) -> Figure:

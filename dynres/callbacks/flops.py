@@ -1,4 +1,4 @@
-"""MACs really spent, per test set and scale: mean and spread over the images, beside the dense network's."""
+"""MACs really spent, per test set and scale or level: mean and spread over the images, beside the dense network's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
 from dynres.callbacks.common import EvaluationWatcher, run_folder, save_figure, write_csv
-from dynres.report import Record, grouped
+from dynres.report import Record, axis_name, grouped
 
 
 @dataclass(frozen=True)
 class MacsRow:
-    """A line of macs.csv: MACs of the backbone over the images of a test set at one scale; std of the population.
+    """A line of macs.csv: MACs of the backbone over the images of a test set under one label; std of the population.
 
     dense: mean MACs with every unit on; fraction*: MACs over the dense MACs of the same image; active_fraction: mean of
     the decisions, None for a static network.
@@ -52,7 +52,7 @@ class Flops(EvaluationWatcher):
 
 
 def macs_rows(records: Sequence[Record], dense: Callable[[int, int], float]) -> list[MacsRow]:
-    """Statistics per test set and scale; `dense` gives the full MACs at an input's height and width."""
+    """Statistics per test set and label; `dense` gives the full MACs at an input's height and width."""
     full = {size: dense(*size) for size in {item.size for item in records}}
     rows = []
     for (dataset, label), group in grouped(records).items():
@@ -88,13 +88,17 @@ def draw(rows: Sequence[MacsRow]) -> Figure:
     relative.axhline(100, color="0.45", linestyle="--", linewidth=1)
     _finish(absolute, rows, "GMACs of the backbone an image", "mean and standard deviation")
     _finish(relative, rows, "% of the dense cost", "mean, least and greatest")
-    absolute.legend(frameon=False, fontsize=8)
+    figure.legend(*absolute.get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False, fontsize=8)
     return figure
 
 
 def _finish(axes: Axes, rows: Sequence[MacsRow], label: str, title: str) -> None:
-    axes.set_xticks(range(len(rows)), [row.label for row in rows])
-    axes.set_xlabel("scale")
+    labels = [row.label for row in rows]
+    axes.set_xticks(range(len(rows)), labels, fontsize=9)
+    if len(rows) > 4 and max(map(len, labels)) > 4:
+        for text in axes.get_xticklabels():
+            text.set(rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_xlabel(axis_name(row.label for row in rows))
     axes.set_ylabel(label)
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,10 +11,10 @@ from dynres.report import Record
 
 
 class Predictions(EvaluationWatcher):
-    """Write predictions/DATASET/LABEL/NAME.png (8-bit RGB) into the run folder as images are restored."""
+    """Write predictions/DATASET/LABEL/NAME.png (8 bits, RGB or gray) into the run folder as images are restored."""
 
     def watch(self, trainer: Trainer, evaluation: Evaluation, item: Record) -> None:
         path = run_folder(trainer) / "predictions" / item.dataset / item.label / f"{item.image}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = evaluation.restoration.image[0].mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-        Image.fromarray(pixels).save(path)
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)

@@ -175,7 +175,8 @@ class RunProgress(ProgressBar):
             return
         text = f"image {self._images}/{self._total_images}"
         if isinstance(outputs, Evaluation):
-            text += f"  {outputs.sample.dataset} {outputs.sample.label}  {outputs.psnr:.2f} dB"
+            text += f"  {outputs.sample.dataset} {outputs.sample.label}"
+            text += "" if outputs.psnr is None else f"  {outputs.psnr:.2f} dB"
         self._show(name, self._images, self._total_images, text, self._images_meter.left(self._images))
 
     # drawing

@@ -1,4 +1,4 @@
-"""Which branches run at which scale: a heat map of mean decisions, units x scales, over the test images."""
+"""Which units run at which scale or level: a heat map of mean decisions, units x labels, over the test images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from matplotlib.transforms import offset_copy
 from pytorch_lightning import LightningModule, Trainer
 
 from dynres.callbacks.common import EvaluationWatcher, run_folder, save_figure, write_csv
-from dynres.report import Record, grouped
+from dynres.report import Record, axis_name, grouped
 
 
 class RoutingMap(EvaluationWatcher):
-    """Writes routing.csv (a line a unit, test set and scale) and routing_heatmap.png; nothing for a static network."""
+    """Writes routing.csv (a line a unit, test set and label) and routing_heatmap.png; nothing for a static network."""
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
         routed = [item for item in records if item.units]
@@ -27,16 +27,16 @@ class RoutingMap(EvaluationWatcher):
             for unit, frequency in zip(units, frequencies(group), strict=True)
         ]
         write_csv(run_folder(trainer) / "routing.csv", ["dataset", "label", "unit", "frequency"], rows)
-        scales: dict[str, list[Record]] = {}
-        for item in sorted(routed, key=lambda item: item.scale):
-            scales.setdefault(item.label, []).append(item)
-        columns = {label: frequencies(group) for label, group in scales.items()}
-        figure = draw(columns, units, {label: len(group) for label, group in scales.items()})
+        labels: dict[str, list[Record]] = {}
+        for item in sorted(routed, key=lambda item: item.scale):  # levels, all of scale 1, stay as they came
+            labels.setdefault(item.label, []).append(item)
+        columns = {label: frequencies(group) for label, group in labels.items()}
+        figure = draw(columns, units, {label: len(group) for label, group in labels.items()})
         save_figure(trainer, figure, "routing_heatmap.png", "test/routing")
 
 
 def frequencies(records: Sequence[Record]) -> list[float]:
-    """The mean decision of each unit, in [0, 1] for gates; the mean width or depth for other decisions."""
+    """The mean decision of each unit: in [0, 1] for gates and shares of regions; else the mean width or depth."""
     return [fmean(column) for column in zip(*(item.decisions for item in records), strict=True)]
 
 
@@ -47,7 +47,7 @@ def split_names(units: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def draw(columns: dict[str, list[float]], units: Sequence[str], images: dict[str, int]) -> Figure:
-    """The heat map: rows are units in network order with a gap between groups, columns are scales, cells per cent."""
+    """The heat map: rows are units in network order with a gap between groups, columns are labels, cells per cent."""
     groups, branches = split_names(units)
     starts = [row for row, group in enumerate(groups) if row == 0 or group != groups[row - 1]]
     values = [[column[row] for column in columns.values()] for row in range(len(units))]
@@ -67,9 +67,11 @@ def draw(columns: dict[str, list[float]], units: Sequence[str], images: dict[str
         place = offset_copy(axes.get_yaxis_transform(), figure, -margin, 0, units="points")
         axes.text(0, middle, groups[start], transform=place, ha="right", va="center", fontsize=8.5)
     axes.set_yticks(range(len(units)), branches, fontsize=7.5)
-    axes.set_xticks(range(len(columns)), [f"{label}\n{images[label]} images" for label in columns], fontsize=8)
+    counted = [f"{label}\n{images[label]} image{'s' * (images[label] > 1)}" for label in columns]
+    axes.set_xticks(range(len(columns)), counted, fontsize=8)
+    axes.set_xlabel(axis_name(columns), fontsize=8.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("How often a branch runs" if gates else "Mean decision of a unit", fontsize=10)
+    axes.set_title("How often a unit runs" if gates else "Mean decision of a unit", fontsize=10)
     figure.colorbar(image, ax=axes, shrink=min(1.0, 8 / len(units)), pad=0.02)
     return figure

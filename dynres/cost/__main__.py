@@ -22,9 +22,10 @@ from dynres.cost.counter import CONVENTIONS, Convention, count_macs, count_param
 from dynres.errors import UserError, clean_exit
 from dynres.nodes import check_options, make, plain
 from dynres.restorer import Restorer, output_size
+from dynres.upsamplers.base import GridUpsampler
 
 _OWN = ("size", "scale", "format", "convention")
-USAGE = "dynres.cost backbone=NAME size=[H,W] [upsampler=NAME scale=S] [format=table|json] [convention=fvcore|all]"
+USAGE = "dynres.cost backbone=NAME size=[H,W] [upsampler=NAME scale=S] [format=table|json] [convention=fvcore|thop|all]"
 
 
 def measure(
@@ -32,21 +33,28 @@ def measure(
 ) -> dict[str, int]:
     """{"params", "macs"} for one (H, W) image, every branch on; of a backbone, or of a restorer decoding to a scale.
 
-    The network lives on the meta device: no memory, no arithmetic. Heads are counted under the fvcore convention.
+    The network lives on the meta device: no memory, no arithmetic. A head of convolutions runs behind its backbone; any
+    other is counted by its formula, under the fvcore convention. A network that may leave early runs to its end.
+
+    Raises:
+        UserError: a head of one scale at another.
     """
     backbone = network.backbone if isinstance(network, Restorer) else network
+    head = network.upsampler if isinstance(network, Restorer) else None
     one = torch.ones(1, device="meta")
-    if isinstance(network, Restorer) and network.upsampler.same_size:  # which works on the enlarged image
+    if head is not None and head.same_size:  # which works on the enlarged image
         size, scale = output_size(size, scale, None), 1.0
+    if head is not None and head.scale not in (None, 1, scale):
+        raise UserError(f"this head enlarges by {head.scale}, not {scale:g}: set task.scale={scale:g}")
     image = torch.empty(1, backbone.image_channels, *size, device="meta")
-    task = Task(one, budget=1.0, noise=one if backbone.wants_noise else None)
+    task = Task(one, budget=None if backbone.regional else 1.0, noise=one if backbone.wants_noise else None)
     network.eval()
-    macs = count_macs(lambda: backbone(image, task), convention)
-    if isinstance(network, Restorer):
-        if network.upsampler.scale not in (None, 1, scale):
-            raise UserError(f"this head enlarges by {network.upsampler.scale}, not {scale:g}: set task.scale={scale:g}")
-        macs += network.upsampler.macs(*size, output_size(size, scale, None))
-    return {"params": count_parameters(network), "macs": macs}
+    if isinstance(head, GridUpsampler):
+        macs = count_macs(lambda: head(backbone(image, task)), convention)
+    else:
+        macs = count_macs(lambda: backbone(image, task), convention)
+        macs += 0 if head is None else head.macs(*size, output_size(size, scale, None))
+    return {"params": count_parameters(network, convention), "macs": macs}
 
 
 def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-Convention = Literal["fvcore", "all"]
+Convention = Literal["fvcore", "thop", "all"]
 CONVENTIONS: dict[str, str] = {
     "fvcore": "convolution, linear and attention products without bias; 5 per element of an affine LayerNorm, "
     "1 per input element of an average pool (TADT's tables)",
+    "thop": "convolution and linear without bias; a transposed convolution costs by its output elements, attention "
+    "products cost nothing; 4 per element of an affine LayerNorm, 3n - 1 per row of n of a softmax; only parameters of "
+    "torch.nn's own layers, so no tables of position biases (FlexIR's tables)",
     "all": "convolution, linear and attention products without bias, nothing else",
 }
 
@@ -27,12 +31,8 @@ def count_macs(function: Callable[[], object], convention: Convention = "fvcore"
     Raises:
         ValueError: on an unknown convention.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-    mapping: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa}
-    if convention == "fvcore":
-        mapping |= {torch.ops.aten.native_layer_norm: _layer_norm, torch.ops.aten.mean: _mean}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    _check(convention)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS[convention]) as counter:
         function()
     return counter.get_total_flops() // 2
 
@@ -53,23 +53,79 @@ def count_on_meta(module: nn.Module, *inputs: object) -> int:
             part.training = mode
 
 
-def count_parameters(module: nn.Module) -> int:
-    """All parameters, trainable or not, each once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+# The layers that thop knows; parameters beside them, such as tables of position biases, it does not see.
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.PReLU)
+
+
+def count_parameters(module: nn.Module, convention: Convention = "all") -> int:
+    """Parameters, trainable or not, each once: under "thop" those that torch.nn's own layers hold, else all.
+
+    Raises:
+        ValueError: on an unknown convention.
+    """
+    _check(convention)
+    layers = nn.ModuleList(part for part in module.modules() if isinstance(part, _LAYERS))
+    return sum(parameter.numel() for parameter in (layers if convention == "thop" else module).parameters())
+
+
+def _check(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+
+
+# Twice the MACs of an operator, as torch counts, from the shapes of its arguments.
 
 
 def _sdpa(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def _layer_norm(shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return 2 * 5 * _elements(shape)
+def _sdpa_softmax(query: Any, key: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(query[:-1]) * (3 * key[-2] - 1)  # the fused kernels show no softmax
+
+
+def _softmax(shape: Any, dim: int, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(shape) // shape[dim] * (3 * shape[dim] - 1)
+
+
+def _layer_norm(per_element: int) -> Callable[..., int]:
+    def formula(shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * per_element * math.prod(shape)
+
+    return formula
 
 
 def _mean(shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return 2 * _elements(shape)  # global average pooling reaches the dispatcher as a mean
+    return 2 * math.prod(shape)  # global average pooling reaches the dispatcher as a mean
 
 
-def _elements(shape: Any) -> int:
-    size = shape.shape if isinstance(shape, Tensor) else shape
-    return int(torch.Size(size).numel())
+def _convolution(shape: Any, weight: Any, *others: Any, out_shape: Any = None, **__: Any) -> int:
+    *_, groups = others
+    return 2 * math.prod(out_shape) * (shape[1] // groups) * math.prod(weight[2:])
+
+
+def _nothing(*_: Any, **__: Any) -> int:
+    return 0
+
+
+_ATEN = torch.ops.aten
+_FUSED_ATTENTION = (
+    _ATEN._scaled_dot_product_flash_attention_for_cpu,
+    _ATEN._scaled_dot_product_flash_attention,
+    _ATEN._scaled_dot_product_efficient_attention,
+    _ATEN._scaled_dot_product_cudnn_attention,
+)
+_CPU_ATTENTION: dict[Any, Any] = {_FUSED_ATTENTION[0]: _sdpa}  # torch's own list lacks it
+_FORMULAS: dict[str, dict[Any, Any]] = {
+    "all": _CPU_ATTENTION,
+    "fvcore": _CPU_ATTENTION | {_ATEN.native_layer_norm: _layer_norm(5), _ATEN.mean: _mean},
+    "thop": {
+        _ATEN.convolution: _convolution,
+        _ATEN.bmm: _nothing,  # of activations; linear layers reach the dispatcher as mm and addmm
+        _ATEN.baddbmm: _nothing,
+        _ATEN.native_layer_norm: _layer_norm(4),
+        _ATEN._softmax: _softmax,
+        _ATEN._safe_softmax: _softmax,
+        **dict.fromkeys(_FUSED_ATTENTION, _sdpa_softmax),
+    },
+}

@@ -1,19 +1,24 @@
-"""Whole images for validation and test: full size, low resolution and bicubic enlargement at each scale."""
+"""Whole images for validation and test: shrunk at each scale, or degraded at each level."""
 
 from __future__ import annotations
 
 import functools
 import zlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dynres.contracts import EvalSample
 from dynres.data.cache import summary
-from dynres.data.images import Pixels, read_rgb
+from dynres.data.degradations import Degradation
+from dynres.data.images import Pixels, is_gray, read_rgb
 from dynres.data.pairs import generator, to_tensor
 from dynres.data.resize import Kind, resize
 from dynres.data.sources import ImageSet
@@ -23,18 +28,52 @@ from dynres.metrics import minimum_side
 Scale = tuple[float, float]
 
 
-class EvalImages(Dataset[EvalSample]):
-    """Every image of every set at every scale, image by image (so that each file is decoded once in a row)."""
+Level = TypeVar("Level", float, Scale)
+
+
+class WholeImages(Dataset[EvalSample], Generic[Level]):
+    """Every image of every set at every level, image by image (so that each file is decoded once in a row)."""
+
+    def __init__(self, sets: Sequence[ImageSet], levels: Sequence[Level], seed: int, crop: int | None) -> None:
+        """`crop`: side of the central square to use of each image, or None for all of it."""
+        self.items: list[tuple[ImageSet, Path, Level]] = [
+            (one, path, level) for one in sets for path in one.images for level in levels
+        ]
+        self.seed, self.crop = seed, crop
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def check(self) -> None:
+        """Read every image once, and see that each can be spoilt and measured at each level.
+
+        Raises:
+            UserError: naming the set, the image, the level and what would do; all problems together.
+        """
+        problems: list[str] = []
+        seen: dict[Path, tuple[int, int] | None] = {}
+        for one, path, level in self.items:
+            if path not in seen:
+                seen[path] = _checked_size(path, problems)
+            size = seen[path]
+            if size is not None:
+                problems += self.problems(one, path, size, level)
+        if problems:
+            raise UserError(summary(list(dict.fromkeys(problems))))
+
+    @abstractmethod
+    def problems(self, one: ImageSet, path: Path, size: tuple[int, int], level: Level) -> list[str]:
+        """What keeps an image of this whole size from being used at a level."""
+
+
+class EvalImages(WholeImages[Scale]):
+    """Images shrunk at each scale, or as their set publishes them."""
 
     def __init__(
         self, sets: Sequence[ImageSet], scales: Sequence[Scale], downsampling: Kind, seed: int, crop: int | None = None
     ) -> None:
-        """`crop`: side of the central square to use of each image, or None for all of it."""
-        self.items = [(one, path, scale) for one in sets for path in one.images for scale in scales]
-        self.downsampling, self.seed, self.crop = downsampling, seed, crop
-
-    def __len__(self) -> int:
-        return len(self.items)
+        super().__init__(sets, scales, seed, crop)
+        self.downsampling = downsampling
 
     def __getitem__(self, index: int) -> EvalSample:
         one, path, scale = self.items[index]
@@ -55,23 +94,83 @@ class EvalImages(Dataset[EvalSample]):
             seed=_image_seed(self.seed, f"{one.name}/{path.stem}"),
         )
 
-    def check(self) -> None:
-        """Read every image once, and see that each can be shrunk and measured at each scale.
+    def problems(self, one: ImageSet, path: Path, size: tuple[int, int], level: Scale) -> list[str]:
+        if self.crop is not None:
+            return _problems(one, path, _cropped(size, self.crop), level)
+        return _problems(one, path, size, level) + _published_problems(one, path, size, level)
 
-        Raises:
-            UserError: naming the set, the image, the scale and what would do; all problems together.
-        """
-        problems: list[str] = []
-        seen: dict[Path, tuple[int, int] | None] = {}
-        for one, path, scale in self.items:
-            if path not in seen:
-                seen[path] = _checked_size(path, problems)
-            size = seen[path]
-            if size is not None:
-                problems += _problems(one, path, size if self.crop is None else _cropped(size, self.crop), scale)
-                problems += [] if self.crop else _published_problems(one, path, size, scale)
-        if problems:
-            raise UserError(summary(problems))
+
+class DegradedImages(WholeImages[float]):
+    """Images degraded at each level; what is drawn is a pure function of (seed, set's name, image's name, level).
+
+    Plain folders of a degradation that makes images smaller are real photographs: nothing is known but what they show.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[ImageSet],
+        degradation: Degradation,
+        seed: int,
+        crop: int | None = None,
+        refuse_gray: bool = False,
+    ) -> None:
+        """`refuse_gray`: where the restoration is measured, a gray file among colour ones is a mistake."""
+        super().__init__(sets, degradation.levels, seed, crop)
+        self.degradation, self.refuse_gray = degradation, refuse_gray
+
+    def __getitem__(self, index: int) -> EvalSample:
+        one, path, level = self.items[index]
+        scale, level_label = float(self.degradation.scale), self.degradation.label(level)
+        full, name = _read(path, self.crop), f"{one.name}/{path.stem}"
+        target, sigma = None, 0.0
+        if self._is_real(one):
+            image = full.astype(np.float32) / np.float32(255)
+        else:
+            height, width = sizes(full.shape[:2], (scale, scale))[1]
+            random = _random(self.seed, 3, f"{name}/{level_label}")
+            target, image, sigma = self.degradation(full[:height, :width], is_gray(path), level, random)
+        return EvalSample(
+            image=_planes(image),
+            target=None if target is None else to_tensor(target)[None],
+            plain=_planes(image) if scale == 1 else to_tensor(_enlarged(image, int(scale)))[None],
+            scale=(scale, scale),
+            label=level_label,
+            dataset=one.name,
+            name=path.stem,
+            protocol="real" if target is None else self.degradation.protocol,
+            seed=_image_seed(self.seed, name),
+            noise=sigma,
+            plain_name=self.degradation.plain_name,
+        )
+
+    def problems(self, one: ImageSet, path: Path, size: tuple[int, int], level: float) -> list[str]:
+        if self._is_real(one):
+            return []
+        if self.refuse_gray and is_gray(path):
+            return [f"{one.name}: {path} is gray, and this task restores colours: use task=denoise_gray for it"]
+        scale, protocol = float(self.degradation.scale), self.degradation.protocol
+        size = size if self.crop is None else _cropped(size, self.crop)
+        full, least = sizes(size, (scale, scale))[1], minimum_side(protocol, scale)
+        if full[0] >= least[0] and full[1] >= least[1]:
+            return []
+        return [
+            f"{one.name}: {path} ({size[0]}x{size[1]}, HxW) is too small: the {protocol} protocol measures "
+            f"{least[0]}x{least[1]} at least; leave it out"
+        ]
+
+    def _is_real(self, one: ImageSet) -> bool:
+        return one.plain and self.degradation.scale > 1
+
+
+def _planes(image: NDArray[np.float32]) -> Tensor:
+    """(H, W, c) -> (1, c, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+def _enlarged(image: NDArray[np.float32], scale: int) -> Pixels:
+    """MATLAB's bicubic enlargement of an image on the 8-bit grid."""
+    pixels = (image * 255).round().astype(np.uint8)
+    return resize(pixels, (scale * image.shape[0], scale * image.shape[1]), "matlab")
 
 
 @functools.lru_cache(maxsize=1)
@@ -91,8 +190,11 @@ def _cropped(size: tuple[int, ...], crop: int) -> tuple[int, int]:
 
 def _image_seed(seed: int, name: str) -> Tensor:
     """(1,) int64, a pure function of the run's seed and the image's name."""
-    drawn = generator(seed, 2, zlib.crc32(name.encode())).integers(2**63 - 1)
-    return torch.tensor([int(drawn)], dtype=torch.int64)
+    return torch.tensor([int(_random(seed, 2, name).integers(2**63 - 1))], dtype=torch.int64)
+
+
+def _random(seed: int, purpose: int, name: str) -> np.random.Generator:
+    return generator(seed, purpose, zlib.crc32(name.encode()))
 
 
 def _checked_size(path: Path, problems: list[str]) -> tuple[int, int] | None:

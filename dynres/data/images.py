@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageMode, ImageOps, UnidentifiedImageError
 
 from dynres.errors import UserError
 
@@ -61,6 +61,16 @@ def read_rgba(path: str | Path) -> tuple[Pixels, Pixels | None]:
         return np.array(image.convert("RGB")), None
     except ValueError as error:
         raise UserError(f"{path} has colour mode {image.mode}, which cannot be converted to RGB: {error}") from error
+
+
+def is_gray(path: str | Path) -> bool:
+    """Whether the file at `path` holds gray values and no colours; only its header is read.
+
+    Raises:
+        UserError: missing or not an image.
+    """
+    with _opened(Path(path)) as image:
+        return ImageMode.getmode(image.mode).basemode == "L"
 
 
 def find_images(root: str | Path) -> list[Path]:

@@ -28,6 +28,12 @@ DEMO = {
     "val": ("camera.png", "coins.png"),
     "test": ("astronaut.png", "chelsea.png", "coffee.png"),
 }
+# For networks that see the noise of colours: the photographs above that have some.
+DEMO_COLOUR = {
+    "train": ("motorcycle_left.png", "motorcycle_right.png", "ihc.png"),
+    "val": ("rocket.jpg",),
+    "test": DEMO["test"],
+}
 FOLDER_HELD_OUT = 10  # of a plain folder, every tenth image by name is held out for validation
 DIV2K_TRAIN, DIV2K_VALID = "DIV2K_train_HR", "DIV2K_valid_HR"
 
@@ -41,12 +47,14 @@ class ImageSet:
         images: full-size images.
         protocol: how PSNR and SSIM crop and convert.
         published: integer scale -> folder of low-resolution images that came with the set, named `<name>x<scale>.png`.
+        plain: a folder that was named, of no known layout.
     """
 
     name: str
     images: tuple[Path, ...]
     protocol: str
     published: dict[int, Path] = field(default_factory=dict)
+    plain: bool = False
 
     def low_resolution(self, image: Path, scale: tuple[float, float]) -> Path | None:
         """The published low-resolution file of an image at a scale, or None where the set has none for that scale."""
@@ -56,14 +64,14 @@ class ImageSet:
         return folder / f"{image.stem}x{int(scale[0])}.png"
 
 
-def training_images(source: str, root: str | None) -> tuple[Path, ...]:
-    """The images to train on."""
-    return _split(source, root)[0]
+def training_images(source: str, root: str | None, colour: bool = False) -> tuple[Path, ...]:
+    """The images to train on; `colour`: of the demo's only those in colour."""
+    return _split(source, root, colour)[0]
 
 
-def validation_set(source: str, root: str | None, first: int | None = None) -> ImageSet:
+def validation_set(source: str, root: str | None, first: int | None = None, colour: bool = False) -> ImageSet:
     """The first few (or all) images of the same source that are held out: never trained on."""
-    return ImageSet("val", _split(source, root)[1][:first], "div2k")
+    return ImageSet("val", _split(source, root, colour)[1][:first], "div2k")
 
 
 def default_tests(source: str) -> list[str]:
@@ -98,13 +106,13 @@ def open_test_set(name: str, source: str, root: str | None, protocol: str | None
             protocol or "div2k",
             _published(folder / "DIV2K_valid_LR_bicubic"),
         )
-    return ImageSet(folder.name, tuple(find_images(folder)), protocol or "div2k")
+    return ImageSet(folder.name, tuple(find_images(folder)), protocol or "div2k", plain=True)
 
 
-def _split(source: str, root: str | None) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _split(source: str, root: str | None, colour: bool = False) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """(training, validation) images, the same split on every machine."""
     if source == "demo":
-        return _demo("train"), _demo("val")
+        return _demo("train", colour), _demo("val", colour)
     if source == "folder":
         return _split_folder(find_images(_required_root(source, root)), root)
     if source == "div2k":
@@ -125,12 +133,12 @@ def _split_folder(images: Sequence[Path], root: str | None) -> tuple[tuple[Path,
     return tuple(image for image in images if image not in set(held_out)), tuple(held_out)
 
 
-def _demo(part: str) -> tuple[Path, ...]:
+def _demo(part: str, colour: bool = False) -> tuple[Path, ...]:
     spec = importlib.util.find_spec("skimage")  # the folder is all that is needed; importing the package takes long
     if spec is None or spec.origin is None:
         raise UserError("data=demo needs scikit-image: pip install 'scikit-image>=0.24'")
     folder = Path(spec.origin).parent / "data"
-    paths = tuple(folder / name for name in DEMO[part])
+    paths = tuple(folder / name for name in (DEMO_COLOUR if colour else DEMO)[part])
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise UserError(

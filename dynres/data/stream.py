@@ -7,31 +7,64 @@ share. Epoch and position are divmod(n, images * repeat); a run that resumes aft
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from dynres.data.cache import PixelCache
+from dynres.data.degradations import Degradation
+from dynres.data.images import is_gray
 from dynres.data.pairs import Draw, PairRecipe, draw, generator
+from dynres.data.patches import Patch, draw_patch
+
+Sample = TypeVar("Sample", covariant=True)
 
 
-class TrainingPairs(Dataset[Draw]):
+class TrainingSamples(Dataset[Sample]):
     """Sample number n >= 0 -> its draw; endless, so it has no length.
 
     Each image appears `repeat` times an epoch, in an order that is drawn anew each epoch.
     """
 
-    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int) -> None:
-        self.pixels, self.recipe, self.repeat, self.seed = pixels, recipe, repeat, seed
+    def __init__(self, pixels: PixelCache, repeat: int, seed: int) -> None:
+        self.pixels, self.repeat, self.seed = pixels, repeat, seed
 
-    def __getitem__(self, n: int) -> Draw:
+    def __getitem__(self, n: int) -> Sample:
         epoch, position = divmod(n, len(self.pixels) * self.repeat)
         item = int(_order(self.seed, epoch, len(self.pixels) * self.repeat)[position])
         random = generator(self.seed, 1, epoch, item)
-        return draw(self.pixels[item % len(self.pixels)], self.recipe, random)
+        return self.draw(item % len(self.pixels), random)
+
+    @abstractmethod
+    def draw(self, index: int, random: np.random.Generator) -> Sample:
+        """A sample of image number `index`."""
+
+
+class TrainingPairs(TrainingSamples[Draw]):
+    """Pairs for super-resolution."""
+
+    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int) -> None:
+        super().__init__(pixels, repeat, seed)
+        self.recipe = recipe
+
+    def draw(self, index: int, random: np.random.Generator) -> Draw:
+        return draw(self.pixels[index], self.recipe, random)
+
+
+class TrainingPatches(TrainingSamples[Patch]):
+    """Degraded and clean patches, `side` clean pixels wide."""
+
+    def __init__(self, pixels: PixelCache, side: int, degradation: Degradation, repeat: int, seed: int) -> None:
+        super().__init__(pixels, repeat, seed)
+        self.side, self.degradation = side, degradation
+        self.gray = [is_gray(path) for path, _, _ in pixels.sizes()]
+
+    def draw(self, index: int, random: np.random.Generator) -> Patch:
+        return draw_patch(self.pixels[index], self.gray[index], self.side, self.degradation, random)
 
 
 @functools.lru_cache(maxsize=2)

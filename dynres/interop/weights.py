@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dynres.backbones.flexir import FlexIR
 from dynres.checkpoint_io import load_plain, restorer_weights
 from dynres.errors import UserError
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description
+from dynres.interop.flexir import check_skip, from_swinir, is_swinir
 from dynres.interop.official import family_of, from_official, recognise
 from dynres.pretrained import read_folder, trusted
 from dynres.restorer import Restorer
@@ -56,7 +59,8 @@ def load_pretrained(path: Path | str, family: str | None = None, part: str | Non
 def load_weights(restorer: Restorer, path: Path) -> None:
     """Fill a built network from anything that `load_pretrained` reads.
 
-    A Baseline fills a TADT and leaves its controller as it is.
+    A Baseline fills a TADT and leaves its controller as it is. A SwinIR fills a FlexIR, each branch with a copy of its
+    tail.
 
     Raises:
         UserError: unreadable file, or weights of another architecture; the message names both.
@@ -96,7 +100,12 @@ def describe(network: Mapping[str, Any]) -> str:
 
 def _fill(restorer: Restorer, content: Content, path: Path) -> None:
     weights, expected = content.weights, restorer.state_dict()
-    if content.official and family_of(restorer) is not None:
+    if isinstance(restorer.backbone, FlexIR) and is_swinir(content.network):
+        if content.official:
+            with torch.device("meta"):
+                weights = from_official(weights, Restorer.from_description(content.network))
+        weights = from_swinir(weights, restorer.backbone)
+    elif content.official and family_of(restorer) is not None:
         weights = from_official(weights, restorer)
     missing = [key for key in expected if key not in weights and not key.startswith(_CONTROLLER)]
     surplus = [key for key in weights if key not in expected]
@@ -116,6 +125,8 @@ def _fill(restorer: Restorer, content: Content, path: Path) -> None:
             f"{describe(asked) if asked else 'another network'} ({example} {how}): choose the matching backbone, "
             f"upsampler and profile, or network=ckpt to take the file's own, or another checkpoint"
         )
+    if isinstance(restorer.backbone, FlexIR) and is_swinir(content.network):
+        check_skip(content.network, restorer.backbone, path)
     theirs, ours = content.network.get("pixels"), asked.get("pixels")
     if theirs and ours and theirs != ours:
         raise UserError(

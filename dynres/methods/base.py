@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from dynres.contracts import EvalSample, Evaluation, Routing
-from dynres.metrics import psnr, ssim
+from dynres.metrics import psnr, psnr_b, ssim
 from dynres.restorer import Restorer
 
 
@@ -19,6 +20,9 @@ class Inference(NamedTuple):
     """How whole images are restored while validating and testing; see `Restorer.restore`."""
 
     budget: float | None = None
+    pointer: int | None = None
+    threshold: float | str | None = None
+    regions: int | None = None
     tile: int | str | None = None
     precision: int | str = "32"
     compile: bool = False
@@ -30,6 +34,9 @@ class RestorationTraining(LightningModule):
     `training_step` of a method returns {"loss", "routing", "scale"} and the evaluation steps return an `Evaluation`:
     this is what callbacks read.
 
+    Attributes:
+        batches: what it trains on: "queries" (`QueryBatch`) or "patches" (`PatchBatch`).
+
     Args:
         restorer: the network, built.
         learning_rate: Adam's, before the first decay.
@@ -38,6 +45,8 @@ class RestorationTraining(LightningModule):
         seed: of the run; fixes whatever a step draws from torch's generator.
         inference: options of `Restorer.restore` for validation and test.
     """
+
+    batches = "queries"
 
     def __init__(
         self,
@@ -83,32 +92,38 @@ class RestorationTraining(LightningModule):
 
     def validation_step(self, sample: EvalSample, batch_idx: int) -> Any:
         evaluation = self.evaluate(sample)
-        self.log("val/psnr", evaluation.psnr, batch_size=1, on_epoch=True, sync_dist=True)
-        self.log("val/gain", evaluation.psnr - evaluation.psnr_plain, batch_size=1, on_epoch=True, sync_dist=True)
+        if evaluation.psnr is not None and evaluation.psnr_plain is not None:
+            gain = evaluation.psnr - evaluation.psnr_plain
+            self.log("val/psnr", evaluation.psnr, batch_size=1, on_epoch=True, sync_dist=True)
+            self.log("val/gain", gain, batch_size=1, on_epoch=True, sync_dist=True)
         return evaluation
 
     def test_step(self, sample: EvalSample, batch_idx: int) -> Any:
         return self.evaluate(sample)
 
-    def evaluate(self, sample: EvalSample) -> Evaluation:
-        """Restore one whole image and measure it under its protocol."""
-        size = (sample.target.shape[-2], sample.target.shape[-1])
+    def evaluate(self, sample: EvalSample, inference: Inference | None = None) -> Evaluation:
+        """Restore one whole image, as asked or as configured, and measure it where its original is known."""
+        size = (sample.plain.shape[-2], sample.plain.shape[-1])
         started = _now(sample.image.device)
         restoration = self.restorer.restore(
             sample.image,
             size=size,
             seed=sample.seed,
             noise=sample.noise,
-            **self.inference._asdict(),
+            **(inference or self.inference)._asdict(),
         )
         milliseconds = 1000 * (_now(sample.image.device) - started)
+        if sample.target is None:
+            return Evaluation(sample, restoration, None, None, None, milliseconds)
+        how = (sample.target, sample.protocol, sample.scale)
         return Evaluation(
             sample,
             restoration,
-            psnr=psnr(restoration.image, sample.target, sample.protocol, sample.scale),
-            psnr_plain=psnr(sample.plain, sample.target, sample.protocol, sample.scale),
-            ssim=ssim(restoration.image, sample.target, sample.protocol, sample.scale),
+            psnr=psnr(restoration.image, *how),
+            psnr_plain=psnr(sample.plain, *how),
+            ssim=ssim(restoration.image, *how),
             milliseconds=milliseconds,
+            psnr_b=psnr_b(restoration.image, sample.target) if sample.protocol == "car" else None,
         )
 
 
@@ -116,9 +131,9 @@ def detached(routing: Routing | None) -> Routing | None:
     """The same decisions without the graph behind them."""
     if routing is None:
         return None
-    return Routing(
-        routing.decisions.detach(), routing.probabilities.detach(), routing.intensity.detach(), routing.units
-    )
+    beta = None if routing.intensity is None else routing.intensity.detach()
+    made = replace(routing, decisions=routing.decisions.detach(), probabilities=routing.probabilities.detach())
+    return replace(made, intensity=beta)
 
 
 def _now(device: torch.device) -> float:

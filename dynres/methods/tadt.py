@@ -80,7 +80,7 @@ class TadtTraining(RestorationTraining):
         dense = self.global_step < self.dense_fraction * self.trainer.estimated_stepping_batches
         task = Task(batch.scale, budget=1.0 if dense else None, seed=batch.seed)
         prediction, routing = self.restorer.query(batch.image, batch.coords, batch.cell, task)
-        assert routing is not None  # a TADT always decides
+        assert routing is not None and routing.intensity is not None  # a TADT always decides
         reconstruction = COLOUR_RANGE * F.l1_loss(prediction, self.restorer.seen(batch.target))
         penalty = beta_loss(routing.intensity, batch.scale, self.alpha)
         loss = reconstruction if dense else reconstruction + self.beta_weight * penalty

@@ -1,5 +1,5 @@
-"""PSNR and SSIM under each protocol's crop and colour space."""
+"""PSNR, SSIM and PSNR-B under each protocol's crop and colour space."""
 
-from dynres.metrics.image import PROTOCOLS, border, minimum_side, psnr, ssim
+from dynres.metrics.image import PROTOCOLS, SR_PROTOCOLS, border, minimum_side, psnr, psnr_b, ssim
 
-__all__ = ["PROTOCOLS", "border", "minimum_side", "psnr", "ssim"]
+__all__ = ["PROTOCOLS", "SR_PROTOCOLS", "border", "minimum_side", "psnr", "psnr_b", "ssim"]

@@ -1,10 +1,13 @@
-"""PSNR and SSIM of two whole images, cropped and converted as each protocol's tables are.
+"""PSNR, SSIM and PSNR-B of two whole images, cropped and converted as each protocol's tables are.
 
 Both images are first rounded to 8 bits (what a saved PNG holds) and everything after is float64.
 
 - `div2k`: RGB. A border of ceil(scale) + 6 pixels is left out (LIIF's evaluation, which knows whole scales only).
   SSIM, which those tables do not print, is the mean over the three channels.
 - `benchmark`: luma of BT.601 in studio range (16 to 235 of 255), not rounded again; border of ceil(scale) pixels.
+- `denoise`: the whole image, RGB or gray, as it is.
+- `car` (compression artifacts): the whole gray image as it is; these tables print PSNR-B too.
+- `real`: photographs of which nobody knows the truth; nothing can be measured.
 
 Along each axis the border follows that axis' own scale.
 """
@@ -21,11 +24,13 @@ from torch.nn import functional as F
 
 WINDOW = 11
 SIGMA = 1.5
+BLOCK = 8  # side of JPEG's blocks
 
 
 class _Protocol(NamedTuple):
-    extra_border: int
-    channels: Callable[[Tensor], Tensor]
+    extra_border: int | None  # beyond ceil(scale); None: the whole image
+    channels: tuple[int, ...]
+    convert: Callable[[Tensor], Tensor]
 
 
 def _luma(rgb: Tensor) -> Tensor:
@@ -34,25 +39,33 @@ def _luma(rgb: Tensor) -> Tensor:
     return 16 + torch.einsum("c,chw->hw", weights, rgb)[None]
 
 
-def _all_channels(rgb: Tensor) -> Tensor:
-    return rgb
+def _all_channels(image: Tensor) -> Tensor:
+    return image
 
 
-_PROTOCOLS = {"div2k": _Protocol(6, _all_channels), "benchmark": _Protocol(0, _luma)}
+_PROTOCOLS = {
+    "div2k": _Protocol(6, (3,), _all_channels),
+    "benchmark": _Protocol(0, (3,), _luma),
+    "denoise": _Protocol(None, (3, 1), _all_channels),
+    "car": _Protocol(None, (1,), _all_channels),
+    "real": _Protocol(None, (3,), _all_channels),
+}
 PROTOCOLS = tuple(_PROTOCOLS)
+SR_PROTOCOLS = ("div2k", "benchmark")  # those between which a super-resolution test may choose
 
 
 def psnr(a: Tensor, b: Tensor, protocol: str, scale: float | tuple[float, float]) -> float:
     """Peak signal-to-noise ratio in dB, peak 255; inf for equal images.
 
     Args:
-        a: (3, H, W) or (1, 3, H, W), floating point in [0, 1] (values outside are clipped) or uint8.
+        a: (3, H, W) or (1, 3, H, W), floating point in [0, 1] (values outside are clipped) or uint8; one channel
+            under "car", and one or three under "denoise".
         b: the same shape as `a`.
-        protocol: "div2k" or "benchmark".
+        protocol: one of PROTOCOLS but "real".
         scale: upscaling factor >= 1, one number or (vertical, horizontal).
 
     Raises:
-        ValueError: unknown protocol, shapes that differ, or an image smaller than `minimum_side`.
+        ValueError: unknown protocol or "real", shapes that differ, or an image smaller than `minimum_side`.
     """
     return peak_ratio(*_prepared(a, b, protocol, scale))
 
@@ -63,6 +76,38 @@ def ssim(a: Tensor, b: Tensor, protocol: str, scale: float | tuple[float, float]
     Arguments and errors as `psnr`.
     """
     return mean_ssim(*_prepared(a, b, protocol, scale))
+
+
+def psnr_b(restored: Tensor, target: Tensor) -> float:
+    """PSNR-B in dB, peak 255: the blocking effect of `restored` counts as error (Yim & Bovik, TIP 2011, Eq. 9-15).
+
+    Args:
+        restored: (1, H, W) or (1, 1, H, W) gray, as `psnr` under "car"; JPEG's blocks of 8 start at its first pixel.
+        target: the same shape.
+
+    Raises:
+        ValueError: as `psnr` under "car".
+    """
+    x, y = _prepared(restored, target, "car", 1)
+    error = (x - y).square().mean().item() + blocking_effect(x)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def blocking_effect(image: Tensor) -> float:
+    """How much stronger neighbours differ across borders of 8x8 blocks than elsewhere; 0 where they do not.
+
+    eta (D_B - D_Bc): mean squared differences of the neighbours across borders and of the others, and
+    eta = log2(8) / log2(min(H, W)). The paper counts the borders of sizes that are multiples of 8; at others its
+    count is no whole number, and the pairs that there are count here.
+
+    Args:
+        image: (1, H, W) float64 in 0..255, both sides above 8.
+    """
+    squares = image.diff(dim=1).square().mT, image.diff(dim=2).square()  # of neighbours along the last axis
+    everywhere = torch.cat([square.flatten() for square in squares])
+    across = torch.cat([square[..., BLOCK - 1 :: BLOCK].flatten() for square in squares])
+    within = (everywhere.sum() - across.sum()) / (len(everywhere) - len(across))
+    return max(0.0, (across.mean() - within).item()) * math.log2(BLOCK) / math.log2(min(image.shape[1:]))
 
 
 def peak_ratio(x: Tensor, y: Tensor) -> float:
@@ -93,17 +138,23 @@ def border(protocol: str, scale: float | tuple[float, float]) -> tuple[int, int]
         raise ValueError(f"unknown protocol {protocol!r}: known are {', '.join(_PROTOCOLS)}")
     vertical, horizontal = scale if isinstance(scale, tuple) else (scale, scale)
     extra = _PROTOCOLS[protocol].extra_border
+    if extra is None:
+        return 0, 0
     return math.ceil(vertical) + extra, math.ceil(horizontal) + extra
 
 
 def minimum_side(protocol: str, scale: float | tuple[float, float]) -> tuple[int, int]:
     """The smallest (height, width) of a full-size image that can be measured: the border and one SSIM window."""
+    if protocol == "real":
+        return 1, 1
     rows, columns = border(protocol, scale)
     return 2 * rows + WINDOW, 2 * columns + WINDOW
 
 
 def _prepared(a: Tensor, b: Tensor, protocol: str, scale: float | tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Both images as (C, h, w) float64 in 0..255: 8 bits, without the border, in the protocol's channels."""
+    if protocol == "real":
+        raise ValueError("the truth about a real photograph is not known: nothing to measure")
     if a.shape != b.shape:
         raise ValueError(f"images of different shapes cannot be compared: {tuple(a.shape)} and {tuple(b.shape)}")
     (rows, columns), least = border(protocol, scale), minimum_side(protocol, scale)
@@ -113,17 +164,21 @@ def _prepared(a: Tensor, b: Tensor, protocol: str, scale: float | tuple[float, f
             f"an image of {height}x{width} (HxW) is too small for the {protocol} protocol at scale "
             f"{scale}: it needs {least[0]}x{least[1]}"
         )
-    convert = _PROTOCOLS[protocol].channels
-    x, y = (convert(_eight_bits(image)[:, rows : height - rows, columns : width - columns]) for image in (a, b))
+    _, channels, convert = _PROTOCOLS[protocol]
+    x, y = (
+        convert(_eight_bits(image, channels)[:, rows : height - rows, columns : width - columns]) for image in (a, b)
+    )
     return x, y
 
 
-def _eight_bits(image: Tensor) -> Tensor:
-    """(3, H, W) or (1, 3, H, W) -> (3, H, W) float64 holding whole numbers in 0..255."""
+def _eight_bits(image: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """(C, H, W) or (1, C, H, W) -> (C, H, W) float64 holding whole numbers in 0..255; C is one of `channels`."""
+    shape = tuple(image.shape)
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"expected one RGB image (3, H, W) or (1, 3, H, W), got {tuple(image.shape)}")
+    if image.ndim != 3 or image.shape[0] not in channels:
+        known = " or ".join(f"one {'RGB' if c == 3 else 'gray'} image ({c}, H, W), (1, {c}, H, W)" for c in channels)
+        raise ValueError(f"expected {known}, got {shape}")
     if image.dtype == torch.uint8:
         return image.double()
     if not image.is_floating_point():

@@ -56,16 +56,19 @@ class SameSize(GridUpsampler):
 
 
 class AsImage(GridUpsampler):
-    """For a network that ends in the image itself (FFDNet): hands the features on, no parameters.
+    """For a network that ends in the image itself (FFDNet, FlexIR): hands the features on, no parameters.
+
+    Args:
+        in_channels: of the features, which are the colours.
+        image_channels: 3 for colour, 1 for gray.
+        scale: by which the network enlarges; 1 for its image's own size.
 
     Raises:
         ValueError: if the features are not image_channels wide.
     """
 
-    same_size = True
-
-    def __init__(self, in_channels: int, image_channels: int = 3) -> None:
-        super().__init__(in_channels, 1, image_channels)
+    def __init__(self, in_channels: int, image_channels: int = 3, scale: int = 1) -> None:
+        super().__init__(in_channels, scale, image_channels)
         if in_channels != image_channels:
             raise ValueError(f"AsImage needs features of {image_channels} channels, the backbone gives {in_channels}")
 

@@ -25,6 +25,8 @@ SCALES = (2.0, 3.0, 4.0)
 class TinyBackbone(nn.Module):
     """Unit u runs where u < 6 beta; beta = softplus(intercept) * scale / 4; unit u costs 100 (u + 1) MACs a pixel."""
 
+    image_channels = 3
+
     def __init__(self, routed: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)

@@ -151,8 +151,8 @@ def test_the_summary_gathers_the_test(tmp_path: Path, check: Callable[..., Any])
     assert (result["experiment"], result["profile"], result["seed"]) == ("toy", "smoke", 7)
     assert result["params"] == 3 * 3 * 9 + 3 + 1 and result["train_seconds"] == 0
     row = result["metrics"]["Toy"]["x4"]
-    asked = ["psnr", "psnr_plain", "ssim", "protocol", "macs", "milliseconds", "beta", "active_fraction"]
-    assert list(row) == [*asked, "macs_fraction"]
+    measured, spent = ["psnr", "psnr_plain", "plain", "ssim", "psnr_b", "protocol"], ["macs", "milliseconds"]
+    assert list(row) == [*measured, *spent, "beta", "active_fraction", "macs_fraction"]
     level = float(module.restorer.backbone.conv.weight.detach().abs().mean())
     assert row["psnr"] == pytest.approx(40 - 16 + level) and row["psnr_plain"] == 35 - 16
     assert (row["ssim"], row["milliseconds"], row["protocol"]) == (0.9, 12.5, "div2k")

@@ -85,7 +85,7 @@ def test_the_table_names_the_convention(monkeypatch: pytest.MonkeyPatch, capsys:
         (["backbone=edsr_baseline", "size=[48,48]", "scale=0.5"], "scale=0.5"),
         (["backbone=edsr_baseline", "size=[48,48]", "scale=two"], "scale=two"),
         (["backbone=edsr_baseline", "size=[48,48]", "format=csv"], "table, json, got csv"),
-        (["backbone=edsr_baseline", "size=[48,48]", "convention=thop"], "fvcore, all, got thop"),
+        (["backbone=edsr_baseline", "size=[48,48]", "convention=ptflops"], "fvcore, thop, all, got ptflops"),
         (["backbone=edsr_baseline", "size=[48,48]", "backbone.chanels=8"], "backbone.chanels"),
         (["backbone=edsr_baseline", "size=[48,48]", "+backbone.chanels=8"], "did you mean channels?"),
         (["backbone=edsr_baseline", "size=[48,48]", "bakbone=mstb"], "bakbone"),
@@ -121,3 +121,36 @@ def test_a_head_of_one_scale_is_counted_at_no_other(
     with pytest.raises(SystemExit):
         run(monkeypatch, "backbone=edsr_baseline", "upsampler=pixelshuffle", "task=sr", "scale=3", "size=[24,24]")
     assert "enlarges by 2, not 3" in capsys.readouterr().err
+
+
+def test_swinir_under_the_three_conventions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """13 x 9 pixels are padded to 16 x 16, on which the head's convolution runs as well; two layers of two heads."""
+    tiny = ["backbone=swinir_denoise", "backbone.embed_dim=12", "backbone.depths=[2]", "backbone.heads=2"]
+    found = {}
+    for convention in ("fvcore", "thop", "all"):
+        for head in ([], ["upsampler=same_size", "scale=1"]):
+            run(monkeypatch, *tiny, *head, "size=[13,9]", "format=json", f"convention={convention}")
+            found[convention, bool(head)] = json.loads(capsys.readouterr().out)
+    tokens, window = 16 * 16, 64
+    attention, normalised = 2 * tokens * window * 12 * 2, (2 * 2 + 2) * tokens * 12
+    softmax = 2 * 2 * tokens * (3 * window - 1)
+    for head in (False, True):
+        macs = {name: found[name, head]["macs"] for name in ("fvcore", "thop", "all")}
+        assert macs["fvcore"] - macs["all"] == 5 * normalised
+        assert macs["thop"] - macs["all"] == 4 * normalised + softmax - attention
+        assert found["all", head]["params"] - found["thop", head]["params"] == 2 * 2 * 15 * 15, "position tables"
+        assert found["fvcore", head]["params"] == found["all", head]["params"]
+    assert found["thop", True]["macs"] - found["thop", False]["macs"] == tokens * 9 * 12 * 3
+
+
+def test_a_network_with_branches_runs_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["backbone.embed_dim=12", "backbone.depths=[1,1]", "backbone.heads=2", "size=[16,16]", "scale=1"]
+    macs = []
+    for network in (["backbone=flexir", "upsampler=as_image"], ["backbone=swinir_denoise", "upsampler=same_size"]):
+        run(monkeypatch, *network, *tiny, "format=json", "convention=thop")
+        macs.append(json.loads(capsys.readouterr().out)["macs"])
+    assert macs[0] == macs[1] > 0

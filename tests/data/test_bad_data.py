@@ -14,7 +14,7 @@ from dynres.data.datamodule import SuperResolutionData
 from dynres.data.evaluation import sizes
 from dynres.data.images import write_png
 from dynres.errors import UserError
-from dynres.metrics import PROTOCOLS, minimum_side, psnr
+from dynres.metrics import SR_PROTOCOLS, minimum_side, psnr
 
 Folder = Callable[..., Path]
 Noise = Callable[..., np.ndarray]
@@ -56,6 +56,8 @@ def test_a_training_range_out_of_range_is_refused(scales: Any) -> None:
         ({"test": []}, "data.test is empty"),
         ({"test_scales": []}, "test_scales is empty"),
         ({"protocol": "set5"}, "'set5'"),
+        ({"protocol": "denoise"}, "one of div2k, benchmark"),
+        ({"test_images": 0}, "test_images must be a whole number of at least 1"),
         ({"downsampling": "bilinear"}, "'bilinear'"),
         ({"queries": 2500}, "at most 2304"),
         ({"queries": 2000, "aligned": True}, "take 1936"),
@@ -122,7 +124,7 @@ def test_two_test_sets_of_one_name_are_refused(photos: Path, tmp_path: Path, noi
         data(photos, test=[str(tmp_path / "a/Set1"), str(tmp_path / "b/Set1")]).check("test")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", SR_PROTOCOLS)
 @pytest.mark.parametrize("scale", [2, 2.5, (3, 5.2)])
 def test_what_data_lets_pass_the_metrics_can_measure(
     photos: Path, tmp_path: Path, noise: Noise, protocol: str, scale: Any

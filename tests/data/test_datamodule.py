@@ -257,7 +257,7 @@ def test_a_sample_is_the_cropped_image_shrunk_and_enlarged(photos: Path) -> None
         for name, expected in (
             ("target", full[:side, :side]),
             ("image", small),
-            ("bicubic", resize(small, (side, side), "matlab")),
+            ("plain", resize(small, (side, side), "matlab")),
         ):
             got = (getattr(sample, name)[0].permute(1, 2, 0) * 255).numpy()
             np.testing.assert_allclose(got, expected, atol=1e-4, err_msg=f"{name} at {scale}")

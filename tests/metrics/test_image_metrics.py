@@ -149,12 +149,12 @@ def luma8(path: Path) -> np.ndarray:
 
 def enlarged(image: np.ndarray, scale: int) -> np.ndarray:
     """Shrunk by `scale` and enlarged again in floating point, no rounding until the end (rows: (H, W, 1))."""
-    from dynres.data.resize import _taps
+    from dynres.data.resize import taps
 
     for factor in (1 / scale, float(scale)):
         for axis in (0, 1):
             length = round(image.shape[axis] * factor)
-            indices, weights = _taps(image.shape[axis], length, factor, "symmetric")
+            indices, weights = taps(image.shape[axis], length, factor, "symmetric")
             image = np.moveaxis(np.einsum("ot,ot...->o...", weights, np.moveaxis(image, axis, 0)[indices]), 0, axis)
     return np.clip(np.floor(image + 0.5), 0, 255)
 

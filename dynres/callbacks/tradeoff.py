@@ -1,0 +1,222 @@
+"""What each depth of a network with branches costs and gives (FlexIR, Tables 3-5): a table, a plot, pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+from pytorch_lightning import LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.ladder import ladder
+from dynres.contracts import Evaluation
+from dynres.files import write_text
+from dynres.report import Record, record
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of tradeoff.csv: one way through the network, as means over the images of a test set at one level.
+
+    way: "P=3" (regular inference), or "h=1.05" (adaptive); psnr in dB, None without originals; gain over what there is
+    without a network; macs of the backbone, fraction of those of the whole network; blocks: mean depth; ms: wall clock.
+    """
+
+    dataset: str
+    label: str
+    way: str
+    images: int
+    psnr: float | None
+    gain: float | None
+    ssim: float | None
+    psnr_b: float | None
+    macs: float
+    fraction: float
+    blocks: float
+    ms: float
+
+
+class TradeOff(EvaluationWatcher):
+    """Restores every test image at every pointer and threshold; writes tradeoff.{csv,md,png} and depths/*.png.
+
+    Nothing for a network without branches.
+
+    Args:
+        thresholds: h of adaptive inference (Table 5); empty for none.
+        regions: of adaptive inference.
+        pictures: images of each test set and level that are drawn, each at every pointer.
+        crop: side of the enlarged crop in the pictures, in pixels of the output.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[float] = (1.0, 1.05, 1.1, 1.15),
+        regions: int = 4,
+        pictures: int = 1,
+        crop: int = 96,
+    ) -> None:
+        super().__init__()
+        self.thresholds, self.regions, self.pictures, self.crop = tuple(thresholds), regions, pictures, crop
+        self.ways: dict[str, list[Record]] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self.ways = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not isinstance(outputs, Evaluation) or not restorer_of(pl_module).backbone.regional:
+            return
+        found: dict[str, Evaluation] = {}
+        for way, options in self._options(pl_module).items():
+            found[way] = pl_module.evaluate(outputs.sample, options)  # type: ignore[operator]
+            self.ways.setdefault(way, []).append(record(found[way]))
+        group = (outputs.sample.dataset, outputs.sample.label)
+        if sum((item.dataset, item.label) == group for item in self.records) <= self.pictures:
+            self._draw(trainer, found)
+
+    def _options(self, module: Any) -> dict[str, Any]:
+        """Each way through the network and the options of `Restorer.restore` that take it."""
+        base = module.inference._replace(budget=None, pointer=None, threshold=None, regions=None)
+        blocks = len(restorer_of(module).backbone.units)
+        ways = {f"P={pointer}": base._replace(pointer=pointer) for pointer in range(1, blocks + 1)}
+        for threshold in self.thresholds:
+            ways[f"h={threshold:.2f}"] = base._replace(threshold=threshold, regions=self.regions)
+        return ways
+
+    def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
+        if not self.ways:
+            return
+        points = means(self.ways)
+        write_csv(
+            run_folder(trainer) / "tradeoff.csv",
+            [field.name for field in fields(Point)],
+            [["" if value is None else value for value in astuple(point)] for point in points],
+        )
+        write_text(run_folder(trainer) / "tradeoff.md", markdown(points))
+        save_figure(trainer, plot(points), "tradeoff.png", "test/tradeoff")
+        print_points(points)
+
+    def _draw(self, trainer: Trainer, found: dict[str, Evaluation]) -> None:
+        sample = next(iter(found.values())).sample
+        name = re.sub(r"[^\w.-]+", "-", f"{sample.dataset}_{sample.label}_{sample.name}")
+        save_figure(trainer, ladder(found, self.crop), f"depths/{name}.png", f"depths/{sample.dataset}_{sample.label}")
+
+
+def means(ways: dict[str, list[Record]]) -> list[Point]:
+    """The points of every test set and level, in the order of the ways."""
+    points = []
+    groups = dict.fromkeys((item.dataset, item.label) for items in ways.values() for item in items)
+    for dataset, label in groups:
+        for way, items in ways.items():
+            mine = [item for item in items if (item.dataset, item.label) == (dataset, label)]
+            gains = [i.psnr - i.psnr_plain for i in mine if i.psnr is not None and i.psnr_plain is not None]
+            point = Point(
+                dataset, label, way, len(mine),
+                _mean(item.psnr for item in mine), _mean(gains), _mean(item.ssim for item in mine),
+                _mean(item.psnr_b for item in mine),
+                fmean(item.macs for item in mine), fmean(item.fraction for item in mine),
+                fmean(sum(item.decisions) for item in mine), fmean(item.ms for item in mine),
+            )  # fmt: skip
+            points.append(point)
+    return points
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+HEADERS = ("", "blocks", "PSNR", "gain", "SSIM", "PSNR-B", "GMACs", "of full", "ms")
+
+
+def _cells(point: Point) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        point.way, f"{point.blocks:.2f}", number(point.psnr, ".3f"), number(point.gain, "+.2f"),
+        number(point.ssim, ".4f"), number(point.psnr_b, ".3f"), f"{point.macs / 1e9:.3f}", f"{point.fraction:.1%}",
+        f"{point.ms:.0f}",
+    ]  # fmt: skip
+
+
+def _tables(points: Sequence[Point]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, headers, cells) of every test set and level; a column that nothing fills is left out."""
+    tables = []
+    for dataset, label in dict.fromkeys((point.dataset, point.label) for point in points):
+        rows = [_cells(point) for point in points if (point.dataset, point.label) == (dataset, label)]
+        kept = [column for column in range(len(HEADERS)) if any(row[column] != "-" for row in rows)]
+        title = f"{dataset} {label}: regular inference at pointer P, adaptive at threshold h"
+        tables.append((title, [HEADERS[c] for c in kept], [[row[c] for c in kept] for row in rows]))
+    return tables
+
+
+def markdown(points: Sequence[Point]) -> str:
+    """The tables as Markdown."""
+    parts = []
+    for title, headers, rows in _tables(points):
+        lines = [headers, ["---:"] * len(headers), *rows]
+        parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
+
+
+def print_points(points: Sequence[Point]) -> None:
+    """The tables on the terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width of its own
+    for title, headers, rows in _tables(points):
+        table = Table(title=title, title_justify="left")
+        for header in headers:
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def plot(points: Sequence[Point]) -> Figure:
+    """PSNR (or the share of the compute, without originals) against GMACs and against milliseconds."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    against_macs, against_time = figure.subplots(1, 2, sharey=True)
+    groups = list(dict.fromkeys((point.dataset, point.label) for point in points))
+    for number, (dataset, label) in enumerate(groups):
+        mine = [point for point in points if (point.dataset, point.label) == (dataset, label)]
+        for axes, cost in ((against_macs, lambda p: p.macs / 1e9), (against_time, lambda p: p.ms)):
+            for kind, line, marker in (("P", "-", "o"), ("h", ":", "s")):
+                some = [point for point in mine if point.way.startswith(kind)]
+                if not some:
+                    continue
+                heights = [point.blocks if point.psnr is None else point.psnr for point in some]
+                name = f"{dataset} {label}, {'pointer P' if kind == 'P' else 'threshold h'}"
+                style = {"color": f"C{number % 10}", "marker": marker, "linestyle": line, "markersize": 5}
+                axes.plot([cost(point) for point in some], heights, **style, label=name)
+                for point, height in zip(some, heights, strict=True):
+                    place = (0, -11 if kind == "h" else 6)
+                    text = point.way[2:]
+                    axes.annotate(
+                        text, (cost(point), height), place, textcoords="offset points", fontsize=7, ha="center"
+                    )
+    known = any(point.psnr is not None for point in points)
+    against_macs.set_ylabel("PSNR, dB" if known else "blocks, mean")
+    against_macs.set_xlabel("GMACs of the network an image")
+    against_time.set_xlabel("milliseconds an image")
+    for axes in (against_macs, against_time):
+        axes.margins(0.08, 0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    against_time.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,66 @@
+"""Training on whole patches: denoising, JPEG artifacts, blind super-resolution, by any network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynres.contracts import PatchBatch, Task
+from dynres.methods.base import Inference, RestorationTraining
+from dynres.restorer import Restorer
+
+Loss = Literal["l1", "l2", "charbonnier"]
+
+
+def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Mean over pixels and channels of sqrt(difference^2 + epsilon^2), for colours in [0, 1] (FlexIR, Eq. 2).
+
+    The paper prints the norm of a whole image under the root; a mean of roots is what restoration networks, SwinIR
+    among them, are trained with, and does not depend on the size of the patches.
+    """
+    return ((prediction - target).square() + epsilon**2).sqrt().mean()
+
+
+class RestorationPatches(RestorationTraining):
+    """One loss between restored and clean patches.
+
+    Args:
+        restorer, learning_rate, milestones, gamma, seed, inference: see RestorationTraining.
+        loss: "charbonnier" (SwinIR's for denoising), "l1", or "l2" (DnCNN, FFDNet, IRCNN).
+        epsilon: of the Charbonnier loss.
+
+    Raises:
+        ValueError: on an unknown loss, or an epsilon that is not above 0.
+    """
+
+    batches = "patches"
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        learning_rate: float,
+        milestones: Sequence[float],
+        gamma: float,
+        seed: int = 0,
+        inference: Inference | None = None,
+        loss: str = "charbonnier",
+        epsilon: float = 1e-3,
+    ) -> None:
+        super().__init__(restorer, learning_rate, milestones, gamma, seed, inference)
+        if loss not in get_args(Loss) or not epsilon > 0:
+            known = ", ".join(get_args(Loss))
+            raise ValueError(f"loss must be one of {known} and epsilon above 0, got {loss} and {epsilon}")
+        self.loss, self.epsilon = loss, epsilon
+
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Any]:
+        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
+        prediction, routing = self.restorer(batch.image, task)
+        target = self.restorer.seen(batch.target, 1)
+        if self.loss == "charbonnier":
+            loss = charbonnier(prediction, target, self.epsilon)
+        else:
+            loss = F.l1_loss(prediction, target) if self.loss == "l1" else F.mse_loss(prediction, target)
+        return self.published(loss, {f"train/{self.loss}": loss.detach()}, routing, batch.scale)
