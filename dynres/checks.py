@@ -128,6 +128,13 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"task={choices['task']} trains on {_batches(cfg.data)} and method={choices['method']} on "
             f"{_batches(cfg.method)}: use method={fitting}"
         )
+    channels = cfg.backbone.get("image_channels", 3)
+    if _batches(cfg.data) == "patches" and channels != cfg.task.image_channels:
+        kinds = {1: "gray", 3: "colour"}
+        raise UserError(
+            f"task={choices['task']} is of {kinds[cfg.task.image_channels]} images and backbone={choices['backbone']} "
+            f"has image_channels={channels}: set backbone.image_channels={cfg.task.image_channels}, or another task"
+        )
     if choices["method"] == "flexir" and choices["backbone"] != "flexir":
         raise UserError(
             f"method=flexir trains the branches of backbone=flexir, backbone={choices['backbone']} has none: "
@@ -157,9 +164,10 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
 
 
 def _files(cfg: DictConfig) -> None:
-    if cfg.ckpt is not None and not Path(cfg.ckpt).exists():
-        raise UserError(f"ckpt={cfg.ckpt} does not exist")
-    if cfg.mode != "fit" and cfg.ckpt is None and "bicubic" not in cfg.upsampler._target_:
+    for name, path in (("ckpt", cfg.ckpt), ("method.teacher", cfg.method.get("teacher"))):
+        if path is not None and not Path(path).exists():
+            raise UserError(f"{name}={path} does not exist")
+    if cfg.mode != "fit" and cfg.ckpt is None and "identity" not in cfg.backbone._target_:
         raise UserError(f"mode={cfg.mode} needs trained weights: ckpt=RUN_FOLDER/checkpoints/last.ckpt")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dynres.backbones.arbrcan import ScaleAwareConv
@@ -28,7 +28,7 @@ from dynres.errors import UserError
 from dynres.layers import sparse_attention
 from dynres.layers.pixels import Pixels
 from dynres.layers.sparse_attention import SparseAttention
-from dynres.nodes import make
+from dynres.nodes import make, plain
 from dynres.restorer import Restorer
 from dynres.tiles import fitting_tile, least_tile
 from dynres.upsamplers.arbsr import ArbSRUpsampler
@@ -41,14 +41,18 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 NAMES = sorted(file.stem for file in (CONF / "backbone").glob("*.yaml"))
 
 
+def published(name: str, **changes: Any) -> Backbone:
+    """A backbone of conf/backbone."""
+    node = OmegaConf.merge(OmegaConf.load(CONF / "backbone" / f"{name}.yaml"), changes)
+    backbone: Backbone = make(plain(OmegaConf.create({"backbone": node}).backbone), "backbone")
+    return backbone
+
+
 def smoke(name: str) -> Backbone:
-    """A backbone of conf/backbone at its smallest size, every weight of which matters."""
+    """The same at its smallest size, every weight of which matters."""
     torch.manual_seed(0)
-    node = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text(encoding="utf-8"))
     small = CONF / "profile" / "backbone" / f"smoke_{name}.yaml"
-    if small.exists():
-        node |= yaml.safe_load(small.read_text(encoding="utf-8"))["backbone"]
-    backbone: Backbone = make(node, "backbone")
+    backbone = published(name, **(plain(OmegaConf.load(small))["backbone"] if small.exists() else {}))
     with torch.no_grad():
         for parameter in backbone.parameters():
             if not parameter.any():  # attention that begins as the identity
@@ -90,7 +94,7 @@ def test_a_network_says_how_far_it_looks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["swinir", "cat_r_2", "drunet"])
 def test_deep_networks_of_small_windows_are_unbounded_at_their_published_size(name: str) -> None:
-    backbone = make(yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text(encoding="utf-8")), "backbone")
+    backbone = published(name)
     assert backbone.unbounded and not smoke(name).unbounded
 
 

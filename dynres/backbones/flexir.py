@@ -249,6 +249,17 @@ class FlexIR(Backbone):
         """Omega of each of (B, c, h, w) as this network sees them, on the scale of 8-bit values (Eq. 8): (B,)."""
         return sharpness(colours.detach()) * (255 / self.pixel_factor) ** BETA
 
+    def thresholds(self, regions: Tensor) -> Tensor:
+        """For each of the regions (R, c, h, w) and blocks but the last, the h below which it leaves: (R, N - 1)."""
+        found: list[Tensor] = []
+        base = torch.empty(0)
+        for at in self.exits(regions, upto=len(self.layers) - 1):
+            score = self.score(at.colours)
+            base = self._base(regions, score) if at.number == self.first else base
+            found.append(torch.where(base > 0, score / base, torch.where(score > 0, math.inf, -math.inf)))
+            base = score if self.threshold_base == "previous" else base
+        return torch.stack(found, dim=1)
+
     def _base(self, image: Tensor, first: Tensor) -> Tensor:
         """(R,) what h is multiplied with after the first block, where the score is `first`."""
         if self.threshold_base == "input":
@@ -287,7 +298,7 @@ class FlexIR(Backbone):
     def _asked(self, task: Task, height: int, width: int) -> tuple[tuple[Box, ...], int, float | None]:
         """Regions, P, and h or None for regular inference."""
         exit = task.exit or Exit()
-        boxes, threshold = self._boxes(height, width, exit), exit.threshold
+        boxes, threshold = self.boxes(height, width, exit), exit.threshold
         if len(boxes) < exit.regions:
             warnings.warn(
                 f"an image of {height}x{width} pixels is cut into {len(boxes)} regions instead of {exit.regions}: more "
@@ -306,7 +317,7 @@ class FlexIR(Backbone):
                 f"threshold=auto the budget sets the threshold"
             )
         allowed = task.budget * self.cost(height, width).full / len(boxes)
-        macs = self._macs((boxes[0].bottom, boxes[0].right), adaptive=threshold is not None)
+        macs = self.macs_by_depth((boxes[0].bottom, boxes[0].right), adaptive=threshold is not None)
         fits = [depth for depth in range(self.first, len(macs)) if macs[depth] <= allowed]
         return boxes, max(fits, default=self.first), threshold
 
@@ -328,13 +339,14 @@ class FlexIR(Backbone):
         side = (self.window + self.overlap) * max(exit.regions, 1)  # with room for them
         self._asked(Task(budget=budget, exit=exit), side, side)
 
-    def _boxes(self, height: int, width: int, exit: Exit) -> tuple[Box, ...]:
+    def boxes(self, height: int, width: int, exit: Exit) -> tuple[Box, ...]:
+        """The regions into which an image is cut; fewer than asked where it has no room for them."""
         if exit.at_once is not None and exit.at_once < 1:
             raise ValueError(f"at_once must be at least 1 region, got {exit.at_once}")
         return region_boxes(height, width, exit.regions, self.overlap, self.window)
 
     def region_sizes(self, height: int, width: int, task: Task) -> list[tuple[int, int]]:
-        boxes = self._boxes(height, width, task.exit or Exit())
+        boxes = self.boxes(height, width, task.exit or Exit())
         return [(box.bottom - box.top, box.right - box.left) for box in boxes]
 
     def cost(self, height: int, width: int) -> Cost:
@@ -357,10 +369,10 @@ class FlexIR(Backbone):
         if routing is None or routing.regions is None:
             return torch.tensor(float(sum(self.cost(*size).full for size in sizes)), dtype=torch.float64).repeat(batch)
         adaptive = task.exit is not None and task.exit.threshold is not None
-        macs = torch.tensor(self._macs(sizes[0], adaptive), dtype=torch.float64)
+        macs = torch.tensor(self.macs_by_depth(sizes[0], adaptive), dtype=torch.float64)
         return macs[routing.regions.depths.cpu()].sum(dim=1)
 
-    def _macs(self, size: tuple[int, int], adaptive: bool) -> list[int]:
+    def macs_by_depth(self, size: tuple[int, int], adaptive: bool) -> list[int]:
         """MACs of a region of this (height, width) that went through 0, 1, ..., N blocks."""
         cost = self.cost(*size)
         regular = list(accumulate(cost.units, initial=cost.fixed))

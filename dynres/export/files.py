@@ -134,7 +134,7 @@ def _prepared(
         raise UserError("this network enlarges by any factor: say which (--scale 2)")
     if min(size) < 1:
         raise UserError(f"the image needs a height and a width of at least 1, got {size[0]}x{size[1]}")
-    if isinstance(routing, int | float) and image is None:
+    if isinstance(routing, int | float) and image is None and not restorer.backbone.regional:
         raise UserError(f"a budget of {routing:g} is fitted to an image: give one (--image)")
     try:
         output = output_size(size, scale, None)
@@ -165,6 +165,10 @@ def _reference(
     """What the file must give with the decisions behind it, and what the backbone was asked."""
     name = type(restorer.backbone).__name__
     routed = bool(restorer.backbone.cost(*image.shape[-2:]).units)
+    if restorer.backbone.regional and not isinstance(routing, int | float):
+        if routing not in (None, "all"):
+            raise UserError(f"{name} always runs its first block: give a budget, such as 0.6, or nothing for all blocks")
+        routing = 1.0
     if routed and routing is None:
         raise UserError(f"{name} routes: say which branches run (--routing all, or --budget 0.6 --image photo.png)")
     if not routed and routing is not None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
+from dynres.backbones.flexir import FlexIR
 from dynres.backbones.mstb import BRANCHES, MSTB
 from dynres.backbones.tadt import TADT
 from dynres.contracts import Features, Routing, Task
@@ -100,9 +101,23 @@ def decided(backbone: Backbone, routing: Routing) -> Backbone:
     Raises:
         ValueError: for a network of another kind.
     """
+    if isinstance(backbone, FlexIR):
+        return DecidedFlexIR(backbone, int(routing.decisions[0].sum()))
     if not isinstance(backbone, TADT):
         raise ValueError(f"the branches of {type(backbone).__name__} cannot be taken out one by one")
     return DecidedTADT(backbone, routing.decisions[0].gt(0.5).tolist())
+
+
+class DecidedFlexIR(Backbone):
+    """A FlexIR that ends after a block, on the whole image."""
+
+    def __init__(self, network: FlexIR, pointer: int) -> None:
+        super().__init__()
+        self.out_channels, self.scale = network.out_channels, network.scale
+        self.body = network.truncated(pointer)
+
+    def forward(self, image: Tensor, task: Task) -> Features:
+        return self.body(image, Task())
 
 
 class DecidedTADT(Backbone):

@@ -19,7 +19,7 @@ ANY_SCALE = ("liif", "metasr", "lte", "lte_fast", "srno")
 ONE_SCALE = ("pixelshuffle", "pixelshuffle_direct", "nearest_conv")
 # Networks with a head of their own; every other backbone extracts features for all of the above, and for same_size.
 OWN_HEAD = {
-    "identity": ("bicubic",), "arbrcan": ("arbsr",), "ffdnet": ("as_image",), "drunet": ("same_size",),
+    "identity": ("bicubic",), "flexir": ("as_image",), "arbrcan": ("arbsr",), "ffdnet": ("as_image",), "drunet": ("same_size",),
     "dncnn": ("same_size",), "ircnn": ("same_size",), "srcnn": ("same_size",), "vdsr": ("same_size",),
 }  # fmt: skip
 BACKBONES = sorted(path.stem for path in (conf_dir() / "backbone").glob("*.yaml"))
@@ -35,6 +35,8 @@ PAIRS = [(backbone, upsampler) for backbone in BACKBONES for upsampler in heads(
 
 def overrides(backbone: str, upsampler: str) -> list[str]:
     """What a user types to train the pair."""
+    if backbone == "flexir":
+        return ["backbone=flexir", "upsampler=as_image", "method=flexir", "task=denoise_color"]
     method = "tadt" if backbone == "tadt" else "assr"
     task = "assr" if upsampler in (*ANY_SCALE, "bicubic") else "sr"
     return [f"backbone={backbone}", f"upsampler={upsampler}", f"method={method}", f"task={task}"]
