@@ -79,7 +79,8 @@ def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
 
 def _same_size(cfg: DictConfig) -> bool:
     upsampler: Any = get_class(cfg.upsampler._target_)
-    return bool(upsampler.same_size) or cfg.upsampler.get("scale") == 1
+    scale = inspect.signature(upsampler).parameters.get("scale")
+    return bool(upsampler.same_size) or (scale is not None and cfg.upsampler.get("scale", scale.default) == 1)
 
 
 def _batches(node: DictConfig) -> str:

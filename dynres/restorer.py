@@ -286,11 +286,17 @@ class Restorer(Pretrained, nn.Module):
         """The same exit from regions of at most tile x tile pixels, one at a time."""
         if tile is None:
             return exit
-        regions = exit.regions
-        while max(self.backbone.region_sizes(*size, replace(task, exit=replace(exit, regions=regions)))[0]) > tile:
+
+        def longest(regions: int) -> int:
+            """Side in pixels of the regions."""
+            return max(self.backbone.region_sizes(*size, replace(task, exit=replace(exit, regions=regions)))[0])
+
+        finest = math.prod(max(side // self.backbone.size_multiple, 1) for side in size)
+        if longest(finest) > tile:
+            raise ValueError(f"tile={tile} is too small for this network's regions and their overlaps")
+        regions = max(exit.regions, math.prod(-(-side // tile) for side in size))
+        while longest(regions) > tile:
             regions += 1
-            if regions > size[0] * size[1] // tile:
-                raise ValueError(f"tile={tile} is too small for this network's regions and their overlap")
         return replace(exit, regions=regions, at_once=1)
 
     def _why_more(self, routing: Routing | None, task: Task) -> str:

@@ -167,7 +167,9 @@ def _reference(
     routed = bool(restorer.backbone.cost(*image.shape[-2:]).units)
     if restorer.backbone.regional and not isinstance(routing, int | float):
         if routing not in (None, "all"):
-            raise UserError(f"{name} always runs its first block: give a budget, such as 0.6, or nothing for all blocks")
+            raise UserError(
+                f"{name} always runs its first block: give a budget, such as 0.6, or nothing for all blocks"
+            )
         routing = 1.0
     if routed and routing is None:
         raise UserError(f"{name} routes: say which branches run (--routing all, or --budget 0.6 --image photo.png)")

@@ -19,8 +19,9 @@ ANY_SCALE = ("liif", "metasr", "lte", "lte_fast", "srno")
 ONE_SCALE = ("pixelshuffle", "pixelshuffle_direct", "nearest_conv")
 # Networks with a head of their own; every other backbone extracts features for all of the above, and for same_size.
 OWN_HEAD = {
-    "identity": ("bicubic",), "flexir": ("as_image",), "arbrcan": ("arbsr",), "ffdnet": ("as_image",), "drunet": ("same_size",),
-    "dncnn": ("same_size",), "ircnn": ("same_size",), "srcnn": ("same_size",), "vdsr": ("same_size",),
+    "identity": ("bicubic",), "arbrcan": ("arbsr",), "ffdnet": ("as_image",), "flexir": ("as_image",),
+    "dncnn": ("same_size",), "drunet": ("same_size",), "ircnn": ("same_size",), "srcnn": ("same_size",),
+    "vdsr": ("same_size",),
 }  # fmt: skip
 BACKBONES = sorted(path.stem for path in (conf_dir() / "backbone").glob("*.yaml"))
 UPSAMPLERS = sorted(path.stem for path in (conf_dir() / "upsampler").glob("*.yaml"))
