@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from dynres.tables import __main__ as tables
+from dynres.tables import tadt
+from dynres.tables.common import finished
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "experiments" / "tadt" / "published.yaml"
 
@@ -55,7 +57,7 @@ def row(text: str, *first: str) -> list[str]:
 
 
 def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[str, Any]) -> None:
-    (ours,) = [cells for cells in tables.cost_rows(table3, {"mstb"}) if cells[0] == "mstb"]
+    (ours,) = [cells for cells in tadt.cost_rows(table3, {"mstb"}) if cells[0] == "mstb"]
     assert ours[:6] == ["mstb", "9.17", "7454.65", "3407.59", "1952.41", "9.17"]
     for cell in ours[6:9]:
         found = re.fullmatch(r"(\d+\.\d\d) \(([+-]\d+\.\d\d)%\)", cell)
@@ -68,15 +70,15 @@ def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[st
 )
 def test_the_other_extractors_cost_what_is_published(table3: dict[str, Any], network: str, percent: float) -> None:
     """At x4, over the sizes of the whole set; parameters to the printed digits, but for RCAN (remarked)."""
-    published, backbone = table3["rows"][network], tables.extractor(network)
-    macs = tables.mean_macs(backbone, table3["long_side"], table3["short_sides"], 4) / 1e9
+    published, backbone = table3["rows"][network], tadt.extractor(network)
+    macs = tadt.mean_macs(backbone, table3["long_side"], table3["short_sides"], 4) / 1e9
     assert abs(macs / published["x4"] - 1) * 100 < percent, f"{macs:.2f} against {published['x4']}"
     millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
     assert abs(millions - published["params"]) < (0.04 if network == "rcan" else 0.006), millions
 
 
 def test_networks_that_are_not_built_yet_are_dashes(table3: dict[str, Any]) -> None:
-    rows = {cells[0]: cells for cells in tables.cost_rows(table3, set())}
+    rows = {cells[0]: cells for cells in tadt.cost_rows(table3, set())}
     assert list(rows) == list(table3["rows"])
     assert all(cells[5:] == [*["-"] * 4, "not here"] for cells in rows.values())
     assert rows["nlsa"][2] == "-", "what the paper does not give"
@@ -114,7 +116,7 @@ def test_the_newest_run_of_an_experiment_counts_whatever_its_name(tmp_path: Path
     finish(tmp_path, "tadt_liif", 36.0, name="a")
     old = finish(tmp_path, "tadt_liif", 35.0, name="b")
     os.utime(old, (1, 1))
-    assert tables.finished(tmp_path)[("tadt_liif", "DIV2K")]["x2"]["psnr"] == 36.0
+    assert finished(tmp_path)[("tadt_liif", "DIV2K")]["x2"]["psnr"] == 36.0
 
 
 def test_every_mstb_and_tadt_cell_of_table_1_has_an_experiment() -> None:

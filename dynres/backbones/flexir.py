@@ -30,7 +30,6 @@ from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
 ThresholdBase = Literal["first", "previous", "input", "absolute"]
 BASES = ("first", "previous", "input", "absolute")
-TAIL_WIDTH = 64  # channels of SwinIR's tail for real images
 
 
 class ExitAt(NamedTuple):
@@ -49,13 +48,16 @@ class Branch(nn.Module):
         image_channels: c.
         scale: s; 1 for one last convolution, 2 or 4 for nearest-neighbour enlargements between convolutions.
         resi_connection: see SwinIR.
+        tail_width: channels between the convolutions that enlarge.
     """
 
-    def __init__(self, channels: int, image_channels: int, scale: int, resi_connection: Connection) -> None:
+    def __init__(
+        self, channels: int, image_channels: int, scale: int, resi_connection: Connection, tail_width: int
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.conv_after_body = residual_convolution(channels, resi_connection)
-        width = channels if scale == 1 else TAIL_WIDTH
+        width = channels if scale == 1 else tail_width
         if scale > 1:
             end = nn.Conv2d(channels, width, 3, padding=1)
             self.conv_before_upsample = nn.Sequential(end, nn.LeakyReLU(0.01))
@@ -92,6 +94,7 @@ class FlexIR(Backbone):
         scale: 1 to restore at the image's own size; 2 or 4 to enlarge with the tail for real images.
         skip: whether the image, or its bicubic enlargement, is added to what a branch gives; None: at scale 1 alone,
             as SwinIR. Branches that enlarge and add begin with zeros.
+        tail_width: channels of the tail that enlarges.
         overlap: pixels that neighbouring regions share and are blended over; 0 is the paper's bare partition.
         threshold_base: see above.
         calibration: (fraction of the full MACs, threshold) pairs, ascending, for threshold="auto"; see
@@ -117,6 +120,7 @@ class FlexIR(Backbone):
         skip: bool | None = None,
         resi_connection: Connection = "1conv",
         drop_path: float = 0.1,
+        tail_width: int = 64,
         overlap: int = 16,
         threshold_base: ThresholdBase = "first",
         calibration: Sequence[Sequence[float]] | None = None,
@@ -126,6 +130,7 @@ class FlexIR(Backbone):
         hidden = round(embed_dim * mlp_ratio)
         check_depths("FlexIR", depths, hidden)
         check_widths("FlexIR", image_channels=image_channels, embed_dim=embed_dim, heads=heads, window=window)
+        check_widths("FlexIR", tail_width=tail_width)
         _check_options(scale, overlap, threshold_base, calibration, pixel_factor)
         self.image_channels = self.out_channels = image_channels
         self.embed_dim, self.depths, self.window, self.scale = embed_dim, tuple(depths), window, scale
@@ -138,7 +143,7 @@ class FlexIR(Backbone):
         self.conv_first = nn.Conv2d(image_channels, embed_dim, 3, padding=1)
         self.patch_norm = nn.LayerNorm(embed_dim)
         self.layers = nn.ModuleList(swin_groups(embed_dim, depths, heads, window, hidden, resi_connection, drop_path))
-        branches = [Branch(embed_dim, image_channels, scale, resi_connection) for _ in depths]
+        branches = [Branch(embed_dim, image_channels, scale, resi_connection, tail_width) for _ in depths]
         if self.skip and scale > 1:
             for parameter in (each for branch in branches for each in branch.last.parameters()):
                 nn.init.zeros_(parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
@@ -189,6 +190,15 @@ def print_points(points: Sequence[Point]) -> None:
         console.print(table)
 
 
+def _texts(points: Sequence[Point]) -> list[str]:
+    """What is written beside points of one curve: of those that spend the same, one speaks for all."""
+    texts = []
+    for _, same in groupby(points, key=lambda point: point.macs):
+        ways = [point.way[2:] for point in same]
+        texts += [ways[0] if len(ways) == 1 else f"{ways[0]} - {ways[-1]}", *[""] * (len(ways) - 1)]
+    return texts
+
+
 def plot(points: Sequence[Point]) -> Figure:
     """PSNR (or the share of the compute, without originals) against GMACs and against milliseconds."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -205,12 +215,9 @@ def plot(points: Sequence[Point]) -> Figure:
                 name = f"{dataset} {label}, {'pointer P' if kind == 'P' else 'threshold h'}"
                 style = {"color": f"C{number % 10}", "marker": marker, "linestyle": line, "markersize": 5}
                 axes.plot([cost(point) for point in some], heights, **style, label=name)
-                for point, height in zip(some, heights, strict=True):
-                    place = (0, -11 if kind == "h" else 6)
-                    text = point.way[2:]
-                    axes.annotate(
-                        text, (cost(point), height), place, textcoords="offset points", fontsize=7, ha="center"
-                    )
+                style = {"textcoords": "offset points", "fontsize": 7, "ha": "center"}
+                for point, height, text in zip(some, heights, _texts(some), strict=True):
+                    axes.annotate(text, (cost(point), height), (0, -11 if kind == "h" else 6), **style)
     known = any(point.psnr is not None for point in points)
     against_macs.set_ylabel("PSNR, dB" if known else "blocks, mean")
     against_macs.set_xlabel("GMACs of the network an image")

@@ -16,10 +16,6 @@ import yaml
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
 from dynres.tables import flexir, tadt
-from dynres.tables.common import finished
-from dynres.tables.tadt import cost_rows, extractor, mean_macs
-
-__all__ = ["cost_rows", "extractor", "finished", "main", "mean_macs"]
 
 # Each prints itself from (published numbers, folder of runs) and returns its Markdown.
 TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {**tadt.TABLES, **flexir.TABLES}
