@@ -44,27 +44,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, help="the images are clean: JPEG of this quality (1 to 100) first")
     parser.add_argument("--regions", type=int, default=ADAPTIVE_REGIONS, help="as inference will cut images")
     parser.add_argument("--seed", type=int, default=0, help="fixes the noise")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the calibrated network")
     options = parser.parse_args(arguments)
     if options.sigma is not None and options.quality is not None:
         raise UserError("give either --sigma or --quality")
-    if options.regions < 1:
-        raise UserError(f"--regions must be at least 1, got {options.regions}")
+    ranges = {"sigma": (0, 255), "quality": (1, 100), "regions": (1, 10**6)}
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{name} must be from {low} to {high}, got {value}")
     if options.out.exists():
         raise UserError(f"{options.out} exists: give another -o")
     return options
 
 
-def degraded(path: Path, options: argparse.Namespace) -> Tensor:
-    """The image at a path as inference will get it: (1, 3 or 1, H, W)."""
+def degraded(path: Path, channels: int, options: argparse.Namespace) -> Tensor:
+    """The image at a path as a network of c channels will get it: (1, c, H, W), or colours for a gray network."""
     rgb = read_rgb(path)
     how: Degradation
     if options.sigma is not None:
-        how, level = GaussianNoise(options.sigma, channels=3), options.sigma
+        how, level = GaussianNoise(options.sigma, channels=channels), options.sigma
     elif options.quality is not None:
         how, level = Jpeg(options.quality), options.quality
     else:
-        return to_tensor(rgb)[None]
+        return to_tensor(rgb[..., :1] if channels == 1 and is_gray(path) else rgb)[None]
     seed = zlib.crc32(path.name.encode())
     spoilt = how(rgb, is_gray(path), level, generator(options.seed, seed))
     return torch.from_numpy(np.ascontiguousarray(spoilt.image.transpose(2, 0, 1)))[None]
@@ -80,7 +84,8 @@ def leaving(restorer: Restorer, image: Tensor, regions: int) -> tuple[Tensor, li
     boxes = backbone.boxes(height, width, Exit(regions=regions))
     size = backbone.region_sizes(height, width, Task(exit=Exit(regions=regions)))[0]
     macs = backbone.macs_by_depth(size, adaptive=True)
-    return backbone.thresholds(cut(normal, boxes)), macs, backbone.cost(height, width).full
+    found = [backbone.thresholds(region).cpu() for region in cut(normal, boxes).split(1)]  # one at a time: memory
+    return torch.cat(found), macs, backbone.cost(height, width).full
 
 
 def table(measured: Sequence[tuple[Tensor, list[int], int]]) -> list[tuple[float, float]]:
@@ -121,14 +126,16 @@ def main() -> None:
     restorer = load_pretrained(options.ckpt)
     if not isinstance(restorer.backbone, FlexIR):
         raise UserError(f"{options.ckpt} holds a {type(restorer.backbone).__name__}: thresholds are FlexIR's")
-    if options.sigma is not None and restorer.backbone.image_channels == 1:
-        raise UserError("--sigma adds the noise of colours: spoil the images of a gray network beforehand")
     if options.quality is not None and restorer.backbone.image_channels == 3:
         raise UserError("--quality makes gray JPEGs and this network restores colours: spoil its images beforehand")
-    console = Console(stderr=True)
+    try:
+        restorer = restorer.to(options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
+    channels, console = restorer.backbone.image_channels, Console(stderr=True)
     images = find_images(options.images)
     measured = [
-        leaving(restorer, degraded(path, options), options.regions)
+        leaving(restorer, degraded(path, channels, options).to(options.device), options.regions)
         for path in track(images, "restoring", console=console)
     ]
     points = table(measured)

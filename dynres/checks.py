@@ -136,7 +136,7 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"task={choices['task']} is of {kinds[cfg.task.image_channels]} images and backbone={choices['backbone']} "
             f"has image_channels={channels}: set backbone.image_channels={cfg.task.image_channels}, or another task"
         )
-    if choices["method"] == "flexir" and choices["backbone"] != "flexir":
+    if choices["method"] == "flexir" and not cfg.backbone._target_.endswith(".FlexIR"):
         raise UserError(
             f"method=flexir trains the branches of backbone=flexir, backbone={choices['backbone']} has none: "
             f"use method=restoration"
@@ -147,7 +147,7 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             "method=flexir starts from a trained SwinIR, which is also its teacher: give ckpt=SWINIR.pth, or set "
             "method.pretraining=0.4 to train it in the same run"
         )
-    if choices["method"] == "tadt" and choices["backbone"] != "tadt":
+    if choices["method"] == "tadt" and not cfg.backbone._target_.endswith(".TADT"):
         raise UserError(
             f"method=tadt routes the branches of backbone=tadt, backbone={choices['backbone']} has none: "
             f"use method=assr"

@@ -179,17 +179,19 @@ def check(result: Summary) -> None:
     """Refuse numbers that cannot be; what is unknown passes.
 
     Raises:
-        UserError: a mean PSNR that is NaN, or finite and outside 5-60 dB; an SSIM outside [-1, 1].
+        UserError: a mean PSNR that is NaN, or finite and outside 5-60 dB (to 100 dB where the input has 45 already); an
+            SSIM outside [-1, 1].
     """
     for dataset, label, row in _rows(result):
         where = f"{result['experiment']}, {dataset} {label}"
+        most = 100 if (_number(row, "psnr_plain") or 0.0) > 45 else 60
         for key in ("psnr", "psnr_plain", "psnr_b"):
             value = _number(row, key)
             if value is None:
                 continue
-            if math.isnan(value) or value == -math.inf or (math.isfinite(value) and not 5 <= value <= 60):
+            if math.isnan(value) or value == -math.inf or (math.isfinite(value) and not 5 <= value <= most):
                 raise UserError(
-                    f"{where}: {key} {value:.2f} dB cannot be (5-60 dB): is the range [0, 1], has training diverged?"
+                    f"{where}: {key} {value:.2f} dB cannot be (5-{most} dB): is the range [0, 1], did training diverge?"
                 )
         similarity = _number(row, "ssim")
         if similarity is not None and not -1 <= similarity <= 1 + 1e-9:

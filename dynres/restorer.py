@@ -24,6 +24,7 @@ from dynres.nodes import make, unknown
 from dynres.pretrained import NETWORK_PACKAGES, Pretrained
 from dynres.tiles import check_tile, fitting_tile, tile_plan, tile_sizes
 from dynres.upsamplers.base import Upsampler
+from dynres.upsamplers.same_size import AsImage
 
 MAX_SCALE = 30.0
 # Of the memory that is free, what `tile="auto"` counts on: kernels take some for themselves, and so do other programs.
@@ -63,6 +64,17 @@ class Restorer(Pretrained, nn.Module):
             raise ValueError(
                 f"the backbone reads images of {backbone.image_channels} channels and the upsampler makes "
                 f"{upsampler.image_channels}: set image_channels of both to 3 (colour) or 1 (gray)"
+            )
+        own = backbone.regional or backbone.scale > 1
+        if own and not (isinstance(upsampler, AsImage) and upsampler.scale == backbone.scale):
+            raise ValueError(
+                f"{type(backbone).__name__} ends in the image itself, x{backbone.scale}: use upsampler=as_image"
+            )
+        means = getattr(pixels, "mean", 0.5)
+        if isinstance(means, tuple) and len(means) not in (1, backbone.image_channels):
+            raise ValueError(
+                f"pixels.mean has {len(means)} numbers and the network sees {backbone.image_channels} channel(s): give "
+                f"one number, such as pixels.mean=0"
             )
         if image_skip:
             upsampler.zero_output()
@@ -282,6 +294,18 @@ class Restorer(Pretrained, nn.Module):
         luma = image.shape[1] > self.backbone.image_channels
         return torch.full((len(image),), noise / 255 * (LUMA_NOISE if luma else 1.0), device=image.device)
 
+    def check_tile(self, tile: int) -> None:
+        """Refuse tiles that leave this backbone no room beside its overlaps, with a ValueError."""
+        if self.backbone.regional:
+            self._within(Exit(), tile, (1024, 1024), Task())
+        else:
+            tile_plan(self.backbone, tile)
+
+    def count(self, size: tuple[int, int], exit: Exit) -> None:
+        """Count what the backbone costs at (H, W) and in its regions, ahead of a clock around `restore`."""
+        for one in {size, *self.backbone.region_sizes(*size, Task(exit=exit))}:
+            self.backbone.cost(*one)
+
     def _within(self, exit: Exit, tile: int | None, size: tuple[int, int], task: Task) -> Exit:
         """The same exit from regions of at most tile x tile pixels, one at a time."""
         if tile is None:
@@ -301,8 +325,9 @@ class Restorer(Pretrained, nn.Module):
 
     def _why_more(self, routing: Routing | None, task: Task) -> str:
         """Why more than the budget was spent."""
-        if task.exit is not None and task.exit.threshold is not None:
-            return "the threshold meets it in the mean of the images that it was calibrated on"
+        adaptive = task.exit is not None and task.exit.threshold is not None
+        if adaptive and routing is not None and bool(routing.decisions[:, 1:].any()):
+            return "a threshold meets it in the mean of the images that it was calibrated on"
         least = routing is None or not (routing.decisions[:, 1:] if self.backbone.regional else routing.decisions).any()
         cut = "regions" if self.backbone.regional else "tiles"
         return "the least this network can at this size" if least else f"{cut} overlap: larger ones cost less"

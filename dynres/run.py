@@ -42,7 +42,6 @@ from dynres.nodes import make, plain
 from dynres.paths import conf_dir
 from dynres.provenance import provenance
 from dynres.restorer import way_out
-from dynres.tiles import tile_plan
 
 # Options that may differ between a run and its continuation.
 _FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
@@ -91,7 +90,8 @@ def run(cfg: DictConfig) -> float:
         finish(loggers, failed)
     print(f"results: {folder}")
     if cfg.profile_name != "paper":
-        print(f"this was profile={cfg.profile_name}; the paper's: profile=paper data=div2k data.root=/path/to/DIV2K")
+        images = "folder data.root=/path/to/images" if method.batches == "patches" else "div2k data.root=/path/to/DIV2K"
+        print(f"this was profile={cfg.profile_name}; the paper's: profile=paper data={images}")
     return mean_psnr(folder)
 
 
@@ -121,12 +121,14 @@ def build_method(cfg: DictConfig) -> RestorationTraining:
         load_weights(restorer, Path(cfg.ckpt))
     inference = Inference(**plain(cfg.inference))
     try:
-        if isinstance(inference.tile, int) and not restorer.backbone.regional:
-            tile_plan(restorer.backbone, inference.tile)
+        if isinstance(inference.tile, int):
+            restorer.check_tile(inference.tile)
         way = way_out(inference.pointer, inference.threshold, inference.regions)
         restorer.backbone.check_exit(way, inference.budget)
     except ValueError as error:
-        raise UserError(f"inference.{error}") from error
+        option = re.match(r"[a-z_]+", str(error))
+        prefix = "inference." if option and option[0] in Inference._fields else "inference: "
+        raise UserError(f"{prefix}{error}") from error
     return make(cfg.method, "method", restorer=restorer, inference=inference, seed=cfg.seed)
 
 

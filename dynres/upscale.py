@@ -19,7 +19,6 @@ from dynres.data.resize import resize
 from dynres.errors import UserError, clean_exit
 from dynres.interop.weights import load_pretrained
 from dynres.restorer import PRECISIONS, Restorer, check_budget, output_size
-from dynres.tiles import tile_plan
 
 DEFAULT_TILE = 480  # about 2 GB for the largest network of the suite
 
@@ -74,7 +73,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _threshold(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise UserError(f"--threshold takes a number such as 1.05, or auto, got {text}") from error
 
 
 def _tile(text: str) -> int | str:
@@ -106,8 +108,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
         size = output_size((rgb.shape[0], rgb.shape[1]), options.scale, options.size)
         seen = size if restorer.upsampler.same_size else rgb.shape[:2]
         tile = options.tile or None
-        if isinstance(tile, int) and max(seen) > tile and not restorer.backbone.regional:
-            tile_plan(restorer.backbone, tile)
+        if isinstance(tile, int) and max(seen) > tile:
+            restorer.check_tile(tile)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     image = torch.from_numpy(rgb).to(options.device).permute(2, 0, 1)[None].float() / 255
@@ -154,7 +156,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
     if result.routing is not None:
         if result.routing.regions is not None:
             blocks = result.routing.decisions.sum(1).mean().item()
-            line += f", {blocks:.2f} of {len(result.routing.units)} blocks"
+            regions = len(result.routing.regions.boxes)
+            line += f", {blocks:.2f} of {len(result.routing.units)} blocks in {regions} region{'s' * (regions > 1)}"
         else:
             line += f", {result.routing.decisions.mean().item():.0%} of the branches"
     return line, target

@@ -111,4 +111,4 @@ def test_a_calibrated_budget_sets_the_threshold() -> None:
     half, most = network.restore(image, threshold="auto", budget=0.4), network.restore(image, threshold=0.5)
     assert torch.equal(half.image, most.image)
     between = network.restore(image, threshold="auto", budget=0.6).image
-    assert torch.equal(between, network.restore(image, threshold=0.75).image)
+    assert torch.equal(between, most.image)  # the largest known threshold that fits

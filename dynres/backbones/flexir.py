@@ -136,7 +136,7 @@ class FlexIR(Backbone):
         self.embed_dim, self.depths, self.window, self.scale = embed_dim, tuple(depths), window, scale
         self.skip = scale == 1 if skip is None else skip
         self.overlap, self.threshold_base, self.pixel_factor = overlap, threshold_base, pixel_factor
-        self.calibration = [tuple(point) for point in calibration or ()]
+        self.calibration = [(float(point[0]), float(point[1])) for point in calibration or ()]
         self.units = tuple(f"block {number + 1}" for number in range(len(depths)))
         self.size_multiple, self.halo = window, 4 * window
         self.unbounded = reach(depths, window, resi_connection, 1 if scale == 1 else 3) > self.halo
@@ -334,10 +334,9 @@ class FlexIR(Backbone):
             raise ValueError("threshold=auto needs a calibrated network: run python -m dynres.calibrate on it first")
         if budget < self.calibration[0][0]:
             return -math.inf
-        for (share, low), (next_share, high) in pairwise(self.calibration):
+        for (_, low), (next_share, _) in pairwise(self.calibration):
             if budget < next_share:
-                between = math.isfinite(low) and math.isfinite(high)
-                return low + (high - low) * (budget - share) / (next_share - share) if between else low
+                return low
         return self.calibration[-1][1]
 
     def check_exit(self, exit: Exit, budget: float | None) -> None:

@@ -19,8 +19,8 @@ def ladder(found: Mapping[str, Evaluation], crop: int) -> Figure:
     """Above: the degraded image, the deepest result, the depth map and its counts, the original. Below: crops.
 
     Args:
-        found: evaluations of one image by their way, "P=1" ... "P=N" and "h=..."; the first h is mapped that sends
-            regions to several depths, else the first.
+        found: evaluations of one image by their way, "P=1" ... "P=N" and "h=..."; the h is mapped that sends
+            regions to the most depths.
         crop: side of the most detailed square, in output pixels.
     """
     regular = {way: one for way, one in found.items() if way.startswith("P")}

@@ -63,7 +63,14 @@ class TradeOff(EvaluationWatcher):
         crop: int = 96,
     ) -> None:
         super().__init__()
-        self.thresholds, self.regions, self.pictures, self.crop = tuple(thresholds), regions, pictures, crop
+        given = (
+            list(thresholds) if isinstance(thresholds, Sequence) and not isinstance(thresholds, str) else [thresholds]
+        )
+        if any(isinstance(h, bool) or not isinstance(h, int | float) for h in given) or len(set(given)) < len(given):
+            raise ValueError(f"thresholds must be different numbers, such as [1.0, 1.05], got {thresholds}")
+        if type(regions) is not int or regions < 1:
+            raise ValueError(f"regions must be a whole number of at least 1, got {regions}")
+        self.thresholds, self.regions, self.pictures, self.crop = tuple(given), regions, pictures, crop
         self.ways: dict[str, list[Record]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,7 +103,7 @@ class TradeOff(EvaluationWatcher):
         blocks = len(restorer_of(module).backbone.units)
         ways = {f"P={pointer}": base._replace(pointer=pointer) for pointer in range(1, blocks + 1)}
         for threshold in self.thresholds:
-            ways[f"h={threshold:.2f}"] = base._replace(threshold=threshold, regions=self.regions)
+            ways[f"h={_number(threshold)}"] = base._replace(threshold=threshold, regions=self.regions)
         return ways
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
@@ -116,6 +123,12 @@ class TradeOff(EvaluationWatcher):
         sample = next(iter(found.values())).sample
         name = re.sub(r"[^\w.-]+", "-", f"{sample.dataset}_{sample.label}_{sample.name}")
         save_figure(trainer, ladder(found, self.crop), f"depths/{name}.png", f"depths/{sample.dataset}_{sample.label}")
+
+
+def _number(threshold: float) -> str:
+    """Two decimals, as Table 5, or as many as it takes."""
+    text = f"{threshold:.2f}"
+    return text if float(text) == threshold else f"{threshold:g}"
 
 
 def means(ways: dict[str, list[Record]]) -> list[Point]:

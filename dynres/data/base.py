@@ -153,7 +153,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         return validation_set(self.source, self.root, self.val_images, self.colour)
 
     def _test_sets(self, protocol: str | None) -> list[ImageSet]:
-        sets = [open_test_set(name, self.source, self.root, protocol) for name in self.test]
+        sets = [open_test_set(name, self.source, self.root, protocol, self.colour) for name in self.test]
         names = [one.name for one in sets]
         if len(set(names)) != len(names):
             raise UserError(f"data.test has two sets of one name ({', '.join(names)}): results go by the folder's name")

@@ -79,7 +79,7 @@ def default_tests(source: str) -> list[str]:
     return [source if source != "folder" else "held-out"]
 
 
-def open_test_set(name: str, source: str, root: str | None, protocol: str | None) -> ImageSet:
+def open_test_set(name: str, source: str, root: str | None, protocol: str | None, colour: bool = False) -> ImageSet:
     """A test set by name (`demo`, `div2k`, `held-out`) or by the folder that holds it.
 
     A folder with an `HR` folder inside is a benchmark (with `LR_bicubic/X<scale>` where it has one), one with
@@ -91,7 +91,7 @@ def open_test_set(name: str, source: str, root: str | None, protocol: str | None
     if name == "demo":
         return ImageSet("demo", _demo("test"), protocol or "div2k")
     if name == "held-out":
-        return ImageSet("held-out", _split(source, root)[1], protocol or "div2k")
+        return ImageSet("held-out", _split(source, root, colour)[1], protocol or "div2k")
     folder = Path(_required_root("div2k", root) if name == "div2k" else name).expanduser()
     if not folder.is_dir():
         raise UserError(f"no test set at {folder}: data.test takes folders, or the names demo, div2k, held-out")

@@ -34,6 +34,11 @@ def from_swinir(weights: Mapping[str, Tensor], flexir: FlexIR) -> dict[str, Tens
     return filled
 
 
+def calibration_of(network: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """The thresholds that a description was calibrated to; none for other networks."""
+    return [(float(share), float(threshold)) for share, threshold in network["backbone"].get("calibration") or ()]
+
+
 def check_skip(network: Mapping[str, Any], flexir: FlexIR, path: object) -> None:
     """Refuse a SwinIR that does something else with the image than the FlexIR would.
 

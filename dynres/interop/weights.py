@@ -16,7 +16,7 @@ from dynres.checkpoint_io import load_plain, restorer_weights
 from dynres.errors import UserError
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description
-from dynres.interop.flexir import check_skip, from_swinir, is_swinir
+from dynres.interop.flexir import calibration_of, check_skip, from_swinir, is_swinir
 from dynres.interop.official import family_of, from_official, recognise
 from dynres.pretrained import read_folder, trusted
 from dynres.restorer import Restorer
@@ -133,6 +133,8 @@ def _fill(restorer: Restorer, content: Content, path: Path) -> None:
             f"checkpoint {path} was made for pixels.mean={theirs['mean']} pixels.factor={theirs['factor']}, the "
             f"configuration has mean={ours['mean']} factor={ours['factor']}: set these, or network=ckpt"
         )
+    if isinstance(restorer.backbone, FlexIR) and not restorer.backbone.calibration:
+        restorer.backbone.calibration = calibration_of(content.network)
     restorer.load_state_dict(weights, strict=False)  # the controller alone may be absent, as checked above
 
 

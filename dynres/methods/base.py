@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynres.contracts import EvalSample, Evaluation, Routing
 from dynres.metrics import psnr, psnr_b, ssim
-from dynres.restorer import Restorer
+from dynres.restorer import Restorer, way_out
 
 
 class Inference(NamedTuple):
@@ -104,13 +104,16 @@ class RestorationTraining(LightningModule):
     def evaluate(self, sample: EvalSample, inference: Inference | None = None) -> Evaluation:
         """Restore one whole image, as asked or as configured, and measure it where its original is known."""
         size = (sample.plain.shape[-2], sample.plain.shape[-1])
+        options = inference or self.inference
+        seen = size if self.restorer.upsampler.same_size else (sample.image.shape[-2], sample.image.shape[-1])
+        self.restorer.count(seen, way_out(options.pointer, options.threshold, options.regions))
         started = _now(sample.image.device)
         restoration = self.restorer.restore(
             sample.image,
             size=size,
             seed=sample.seed,
             noise=sample.noise,
-            **(inference or self.inference)._asdict(),
+            **options._asdict(),
         )
         milliseconds = 1000 * (_now(sample.image.device) - started)
         if sample.target is None:

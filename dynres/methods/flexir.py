@@ -49,7 +49,8 @@ class FlexIRTraining(RestorationTraining):
     - update="block" is Algorithm 1: Adam updates block j by L_j alone, its branch and its channel scores with it, and
       for block 1 the first convolution. Blocks see the features before them without gradient, so that the updates of
       one batch touch different parameters and are one step of one Adam over the weighed sum. Adam divides a gradient
-      by its own size, so j / sum j changes nothing there but for Adam's own epsilon.
+      by its own size, so j / sum j changes little there: where Adam's epsilon or gradient clipping come in, and for
+      some steps after the pointer moved.
     - update="joint" is Eq. 5: the same sum, whose gradient reaches all blocks before j, where the weights then matter.
 
     F_t is the output of the teacher's last block, the same for every j; Eq. 4's sum over channels is read as the
@@ -179,7 +180,8 @@ class FlexIRTraining(RestorationTraining):
 
     @property
     def _pretraining_steps(self) -> int:
-        return round(self.pretraining * int(self.trainer.estimated_stepping_batches))
+        steps = self.pretraining * int(self.trainer.estimated_stepping_batches)
+        return max(1, round(steps)) if self.pretraining else 0
 
     @property
     def _distillation_span(self) -> tuple[int, int]:
@@ -210,7 +212,7 @@ class FlexIRTraining(RestorationTraining):
             return self.published(loss, {"train/charbonnier": loss.detach()}, None, batch.scale)
         active = self.pointer(self.global_step)
         taught = self._taught(batch)
-        parts: dict[str, Tensor] = {"train/pointer": torch.tensor(float(active))}
+        parts: dict[str, Tensor] = {"train/pointer": normal.new_tensor(float(active))}
         loss = normal.new_zeros(())
         for number, restored, imitated in self._losses(normal, target, taught, active):
             one = (1 - self.alpha) * restored + self.alpha * imitated

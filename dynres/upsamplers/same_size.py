@@ -76,4 +76,4 @@ class AsImage(GridUpsampler):
         return features.map
 
     def zero_output(self) -> None:
-        raise ValueError("AsImage has no weights to zero")
+        raise ValueError("image_skip=true needs a head with weights, and AsImage has none: leave it out")

@@ -256,7 +256,7 @@ def test_a_budget_moves_the_pointer_as_deep_as_the_regions_allow() -> None:
 def test_a_calibrated_network_turns_a_budget_into_a_threshold() -> None:
     network = small(calibration=[[0.5, 0.9], [0.7, 1.0], [0.9, 1.2], [1.1, INF]])
     image = images()
-    for budget, threshold in ((0.3, -INF), (0.5, 0.9), (0.6, 0.95), (0.85, 1.15), (0.9, 1.2), (1.0, 1.2)):
+    for budget, threshold in ((0.3, -INF), (0.5, 0.9), (0.6, 0.9), (0.85, 1.0), (0.9, 1.2), (1.0, 1.2)):
         expected = run(network, image, threshold=threshold, regions=4)
         found = run(network, image, budget, threshold="auto", regions=4)
         assert torch.equal(depths(found), depths(expected)) and torch.equal(found.map, expected.map)

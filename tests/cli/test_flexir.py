@@ -115,10 +115,11 @@ def test_thresholds_follow_a_budget_after_calibration(denoiser: Ended, photos: P
     node = json.loads((here / "calibrated" / "config.json").read_text())
     points = node["dynres"]["network"]["backbone"]["calibration"]
     assert len(points) > 1 and points == sorted(points)
-    common = ["mode=test", "network=ckpt", "task=denoise_color", "method=restoration", *TINY[:2], f"data.root={photos}"]
+    whole = ["+experiment=flexir_denoise", "mode=test", *TINY, f"data.root={photos}"]  # the configuration's network
+    common = ["mode=test", "network=ckpt", "task=denoise_color", "method=flexir", *TINY[:2], f"data.root={photos}"]
     spent = []
-    for budget in (0.8, 1.0):
-        ended = typed(*common, "ckpt=calibrated", "inference.threshold=auto", f"inference.budget={budget}")
+    for budget, command in ((0.8, common), (1.0, whole)):
+        ended = typed(*command, "ckpt=calibrated", "inference.threshold=auto", f"inference.budget={budget}")
         assert ended.code == 0, ended.err
         row = json.loads((ended.folder / "summary.json").read_text())["metrics"]["held-out"]["sigma25"]
         spent.append(row["macs_fraction"])
@@ -140,6 +141,11 @@ def test_thresholds_follow_a_budget_after_calibration(denoiser: Ended, photos: P
         (["backbone=dncnn", "upsampler=same_size"], "method=flexir trains the branches of backbone=flexir"),
         (["backbone.image_channels=1"], "image_channels"),
         (["method.teacher=no.pth", "method.pretraining=0"], "no.pth"),
+        (["task=denoise_gray"], "pixels.mean has 3 numbers and the network sees 1 channel"),
+        (["inference.tile=4"], "inference.tile=4 is too small for this network's regions"),
+        (["inference.budget=0.5", "inference.pointer=1"], "inference: give a budget or a pointer, not both"),
+        (["callbacks.tradeoff.thresholds=[1.0,1.0]"], "thresholds must be different numbers"),
+        (["image_skip=true"], "leave it out"),
     ],
 )
 def test_mistakes_are_one_line(overrides: list[str], message: str, photos: Path, here: Path) -> None:
