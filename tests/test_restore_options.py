@@ -52,7 +52,7 @@ def smoke(name: str) -> Backbone:
     """The same at its smallest size, every weight of which matters."""
     torch.manual_seed(0)
     small = CONF / "profile" / "backbone" / f"smoke_{name}.yaml"
-    backbone = published(name, **(plain(OmegaConf.load(small))["backbone"] if small.exists() else {}))
+    backbone = published(name, **(plain(OmegaConf.load(small).backbone) if small.exists() else {}))
     with torch.no_grad():
         for parameter in backbone.parameters():
             if not parameter.any():  # attention that begins as the identity

@@ -14,17 +14,17 @@ from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.backbones.swinir import reach, swin_groups
 from dynres.contracts import Cost, Exit, Features, RegionDepths, Routing, Task
 from dynres.cost.counter import count_on_meta
+from dynres.layers.branch import Branch
 from dynres.layers.regions import Box, cut, join, region_boxes
 from dynres.layers.sampling import bicubic_grid
 from dynres.layers.sharpness import BETA, sharpness
-from dynres.layers.transformer import Connection, check_depths, initialise, residual_convolution
+from dynres.layers.transformer import Connection, check_depths, initialise
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 
@@ -38,43 +38,6 @@ class ExitAt(NamedTuple):
     number: int
     features: Tensor
     colours: Tensor
-
-
-class Branch(nn.Module):
-    """SwinIR's tail: normalisation, residual convolution, + shallow features, and colours of s times the size.
-
-    Args:
-        channels: C.
-        image_channels: c.
-        scale: s; 1 for one last convolution, 2 or 4 for nearest-neighbour enlargements between convolutions.
-        resi_connection: see SwinIR.
-        tail_width: channels between the convolutions that enlarge.
-    """
-
-    def __init__(
-        self, channels: int, image_channels: int, scale: int, resi_connection: Connection, tail_width: int
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.conv_after_body = residual_convolution(channels, resi_connection)
-        width = channels if scale == 1 else tail_width
-        if scale > 1:
-            end = nn.Conv2d(channels, width, 3, padding=1)
-            self.conv_before_upsample = nn.Sequential(end, nn.LeakyReLU(0.01))
-            doublings = range(scale.bit_length() - 1)
-            self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in doublings)
-            self.hr = nn.Conv2d(width, width, 3, padding=1)
-        self.scale, self.last = scale, nn.Conv2d(width, image_channels, 3, padding=1)
-
-    def forward(self, features: Tensor, shallow: Tensor) -> Tensor:
-        """(B, C, h, w) of a block and of the first convolution -> (B, c, s h, s w)."""
-        x = self.conv_after_body(to_image(self.norm(to_tokens(features)))) + shallow
-        if self.scale > 1:
-            x = self.conv_before_upsample(x)
-            for stage in self.stages:
-                x = F.leaky_relu(stage(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
-            x = F.leaky_relu(self.hr(x), 0.2)
-        return self.last(x)
 
 
 class FlexIR(Backbone):
