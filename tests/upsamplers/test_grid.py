@@ -170,7 +170,7 @@ def test_as_image_hands_the_features_on() -> None:
     head = AsImage(CHANNELS)
     given = features(head)
     assert torch.equal(head.decode(given, (5, 7)), given.map)
-    with pytest.raises(ValueError, match="AsImage has no weights to zero"):
+    with pytest.raises(ValueError, match="needs a head with weights, and AsImage has none"):
         head.zero_output()
 
 
