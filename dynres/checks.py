@@ -65,12 +65,13 @@ def _scales(cfg: DictConfig, choices: dict[str, str]) -> None:
                 f"{upsampler} enlarges by one whole number: add task=sr task.scale=2 (or 3, 4), got {scale}"
             )
         given: dict[str, Any] = {f"data.{name}": cfg.data.get(name) for name in ("scales", "val_scales", "test_scales")}
-        if _batches(cfg.data) == "patches":
+        if patches := _batches(cfg.data) == "patches":
             given = {"task.scale": cfg.task.scale}
+        cure = f"set {'' if patches else 'task=sr '}task.scale={scale}"
         for name, one in given.items():
             values = list(one) if isinstance(one, ListConfig) else [one]
             if any(value != scale for value in values):
-                raise UserError(f"{upsampler} gives x{scale} only, and {name}={values}: set task=sr task.scale={scale}")
+                raise UserError(f"{upsampler} gives x{scale} only, and {name}={values}: {cure}")
     elif _same_size(cfg) and cfg.mode == "fit" and not cfg.task.same_size and cfg.task.scale is None:
         raise UserError(
             f"{upsampler} works on the bicubic enlargement and trains at one scale: add task=sr task.scale=2"

@@ -131,7 +131,7 @@ class Restoration:
     """What `Restorer.restore` returns.
 
     Attributes:
-        image: (B, 3, H', W') in [0, 1].
+        image: (B, 3, H', W') in [0, 1]; (B, 1, H', W') where a gray network was given gray images.
         routing: the decisions, or None for a static network.
         macs: (B,) float64 MACs that the backbone really spent on each image (fvcore convention).
         full_macs: MACs of an image of this size with every unit on and in one piece.

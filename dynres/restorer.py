@@ -70,16 +70,16 @@ class Restorer(Pretrained, nn.Module):
             raise ValueError(
                 f"{type(backbone).__name__} ends in the image itself, x{backbone.scale}: use upsampler=as_image"
             )
-        means = getattr(pixels, "mean", 0.5)
-        if isinstance(means, tuple) and len(means) not in (1, backbone.image_channels):
+        pixels = pixels or Pixels()
+        if isinstance(pixels.mean, tuple) and len(pixels.mean) not in (1, backbone.image_channels):
             raise ValueError(
-                f"pixels.mean has {len(means)} numbers and the network sees {backbone.image_channels} channel(s): give "
-                f"one number, such as pixels.mean=0"
+                f"pixels.mean has {len(pixels.mean)} numbers and the network sees {backbone.image_channels} channel(s): "
+                f"give one number, such as pixels.mean=0"
             )
         if image_skip:
             upsampler.zero_output()
         self.backbone, self.upsampler, self.image_skip = backbone, upsampler, image_skip
-        self.pixels = pixels or Pixels()
+        self.pixels = pixels
 
     @classmethod
     def from_description(cls, network: Mapping[str, Any]) -> Self:

@@ -77,24 +77,16 @@ class TradeOff(EvaluationWatcher):
         super().on_test_start(trainer, pl_module)
         self.ways = {}
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if not isinstance(outputs, Evaluation) or not restorer_of(pl_module).backbone.regional:
+    def watch(self, trainer: Trainer, evaluation: Evaluation, item: Record) -> None:
+        module: Any = trainer.lightning_module
+        if not restorer_of(module).backbone.regional:
             return
         found: dict[str, Evaluation] = {}
-        for way, options in self._options(pl_module).items():
-            found[way] = pl_module.evaluate(outputs.sample, options)  # type: ignore[operator]
+        for way, options in self._options(module).items():
+            found[way] = module.evaluate(evaluation.sample, options)
             self.ways.setdefault(way, []).append(record(found[way]))
-        group = (outputs.sample.dataset, outputs.sample.label)
-        if sum((item.dataset, item.label) == group for item in self.records) <= self.pictures:
+        seen = sum((other.dataset, other.label) == (item.dataset, item.label) for other in self.records)
+        if seen <= self.pictures:
             self._draw(trainer, found)
 
     def _options(self, module: Any) -> dict[str, Any]:

@@ -205,11 +205,11 @@ class FlexIRTraining(RestorationTraining):
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Any]:
         target = self.restorer.seen(batch.target, 1)
-        normal = self.restorer.pixels.normal(self.restorer.seen(batch.image, 1))
         if self.global_step < self._pretraining_steps:
             prediction, _ = self.restorer(batch.image, Task(batch.scale, noise=batch.noise))
             loss = charbonnier(prediction, target, self.epsilon)
             return self.published(loss, {"train/charbonnier": loss.detach()}, None, batch.scale)
+        normal = self.restorer.pixels.normal(self.restorer.seen(batch.image, 1))
         active = self.pointer(self.global_step)
         taught = self._taught(batch)
         parts: dict[str, Tensor] = {"train/pointer": normal.new_tensor(float(active))}
