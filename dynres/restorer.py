@@ -73,8 +73,8 @@ class Restorer(Pretrained, nn.Module):
         pixels = pixels or Pixels()
         if isinstance(pixels.mean, tuple) and len(pixels.mean) not in (1, backbone.image_channels):
             raise ValueError(
-                f"pixels.mean has {len(pixels.mean)} numbers and the network sees {backbone.image_channels} channel(s): "
-                f"give one number, such as pixels.mean=0"
+                f"pixels.mean has {len(pixels.mean)} numbers and the network sees {backbone.image_channels} "
+                "channel(s): give one number, such as pixels.mean=0"
             )
         if image_skip:
             upsampler.zero_output()
