@@ -13,7 +13,7 @@ import dynres  # isort: skip  # noqa: F401  # first: makes torchvision importabl
 import torch
 from rich.console import Console
 
-from benchmarks import backbones, data, decoders, report, training
+from benchmarks import backbones, cross_layer, data, decoders, report, training
 from benchmarks.harness import Bench
 from benchmarks.rows import Point, Row
 from dynres.errors import UserError, clean_exit
@@ -21,6 +21,7 @@ from dynres.errors import UserError, clean_exit
 SECTIONS = {
     "decoders": decoders.measurements,
     "backbones": backbones.measurements,
+    "cross_layer": cross_layer.measurements,
     "data": data.measurements,
     "training": training.measurements,
 }

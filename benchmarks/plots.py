@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,14 +13,37 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.rows import Point, Row
 
+
+class Curves(NamedTuple):
+    """What a picture of curves is called, and its axes."""
+
+    title: str
+    x: str
+    y: str
+    shared: bool = True  # the y axis, by all panels
+    logarithmic: bool = True
+
+
 CURVES = {
-    "area": ("Milliseconds to decode at x4, over the pixels of the feature map", "input pixels", "ms"),
-    "memory": (
+    "area": Curves("Milliseconds to decode at x4, over the pixels of the feature map", "input pixels", "ms"),
+    "memory": Curves(
         "Peak memory of decoding at x4 (output included, at least 1 MB), over the pixels of the feature map",
         "input pixels",
         "MB",
     ),
-    "scale": ("Milliseconds to decode, over the scale", "scale", "ms"),
+    "scale": Curves("Milliseconds to decode, over the scale", "scale", "ms"),
+    "growth": Curves(
+        "Attention to three maps of 64 channels, over the pixels of a map: time, and memory beyond the inputs",
+        "pixels",
+        "",
+        shared=False,
+    ),
+    "keys": Curves(
+        "ACLA over the share of keys that is kept, to all keys: where keys are left out, and where masks weigh them",
+        "share of keys kept",
+        "to all keys",
+        logarithmic=False,
+    ),
 }
 COLOURS = {"plain": "tab:gray", "dynres": "tab:blue"}
 
@@ -33,10 +57,10 @@ def draw(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> list[tup
         made.append(
             (_save(_bars(speed), folder / "speedup.png"), "Times faster than the plain form; ticks are the bars.")
         )
-    for plot, (title, x, y) in CURVES.items():
+    for plot, about in CURVES.items():
         some = [point for point in points if point.plot == plot]
         if some:
-            made.append((_save(_curves(some, x, y), folder / f"{plot}.png"), f"{title}."))
+            made.append((_save(_curves(some, about), folder / f"{plot}.png"), f"{about.title}."))
     routing = [point for point in points if point.plot == "routing"]
     if routing:
         caption = (
@@ -73,20 +97,22 @@ def _bars(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _curves(points: Sequence[Point], x: str, y: str) -> Figure:
-    """One panel a network, plain and ours in each."""
+def _curves(points: Sequence[Point], about: Curves) -> Figure:
+    """One panel a network, its forms in each."""
     networks = list(dict.fromkeys(point.network for point in points))
     figure = Figure(figsize=(2.7 * len(networks) + 0.6, 2.9))
-    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(networks), sharey=about.shared, squeeze=False)[0]
     for axes, network in zip(panels, networks, strict=True):
-        for form, colour in COLOURS.items():
+        for form in dict.fromkeys(point.form for point in points):
             some = sorted({(p.x, p.y) for p in points if (p.network, p.form) == (network, form)})
             if some:
-                axes.plot(*zip(*some, strict=True), marker="o", markersize=4, color=colour, label=form)
+                axes.plot(*zip(*some, strict=True), marker="o", markersize=4, color=COLOURS.get(form), label=form)
         axes.set_title(network, fontsize=10)
-        axes.set_xlabel(x)
-        _logarithmic(axes, sorted({point.x for point in points}))
-    panels[0].set_ylabel(y)
+        axes.set_xlabel(about.x)
+        axes.grid(alpha=0.3)
+        if about.logarithmic:
+            _logarithmic(axes, sorted({point.x for point in points}))
+    panels[0].set_ylabel(about.y)
     panels[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -96,7 +122,6 @@ def _logarithmic(axes: Axes, places: Sequence[float]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=7, rotation=45)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
 
 
 def _routing(points: Sequence[Point]) -> Figure:

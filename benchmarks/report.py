@@ -20,6 +20,7 @@ from dynres.provenance import provenance
 SECTIONS = {
     "decoders": "Decoders",
     "backbones": "Backbones",
+    "cross_layer": "Cross-layer attention",
     "data": "Training pairs",
     "training": "Training step",
 }

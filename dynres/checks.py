@@ -85,7 +85,7 @@ def _same_size(cfg: DictConfig) -> bool:
 
 
 def _batches(node: DictConfig) -> str:
-    """What a data module yields and what a method trains on: "queries" or "patches"."""
+    """What a data module yields and what a method trains on: "queries", "patches", or "any" of the two."""
     target: Any = get_class(node._target_)
     return str(target.batches)
 
@@ -124,7 +124,7 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"task={choices['task']} keeps the image's size, upsampler={choices['upsampler']} does not: "
             f"choose another task or another upsampler"
         )
-    if _batches(cfg.data) != _batches(cfg.method):
+    if _batches(cfg.method) not in ("any", _batches(cfg.data)):
         fitting = "restoration or flexir" if _batches(cfg.data) == "patches" else "assr or tadt"
         raise UserError(
             f"task={choices['task']} trains on {_batches(cfg.data)} and method={choices['method']} on "
@@ -153,6 +153,13 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"method=tadt routes the branches of backbone=tadt, backbone={choices['backbone']} has none: "
             f"use method=assr"
         )
+    if choices["method"] == "acla_search" and not (cfg.backbone.get("searched") and cfg.data.get("halves")):
+        raise UserError(
+            "method=acla_search needs a supernet and two halves of the images: +experiment=acla_search sets "
+            "backbone.searched=true backbone.positions=all data.halves=true"
+        )
+    if cfg.backbone.get("searched") and cfg.mode == "fit" and choices["method"] != "acla_search":
+        raise UserError("backbone.searched=true is the supernet of method=acla_search: leave it out to train a network")
     if cfg.network not in ("config", "ckpt"):
         raise UserError(f"network must be config or ckpt, got {cfg.network}")
     if cfg.mode == "fit" and choices["upsampler"] == "bicubic":

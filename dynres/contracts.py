@@ -179,10 +179,10 @@ class EvalSample(NamedTuple):
     """One whole image to restore and compare; c is 3, or 1 in gray tasks.
 
     image (1, c, H, W); target (1, c, H', W'), or None where nobody knows it; plain (1, c, H', W'): what there is
-    without a network, the exact bicubic enlargement on the 8-bit grid, or the degraded image itself; scale (vertical,
-    horizontal); label such as "x2", "x2x3", "sigma25" or "q10"; dataset, name: of the test set and of the image;
+    without a network, the exact bicubic enlargement on the 8-bit grid, the degraded image itself or a filled-in mosaic;
+    scale (vertical, horizontal); label such as "x2", "x2x3", "sigma25" or "q10"; dataset, name: of test set and image;
     protocol: how PSNR/SSIM crop and convert (dynres.metrics); seed (1,) int64; noise: standard deviation of the image's
-    noise on the scale of 8 bits; plain_name: "bicubic", "noisy" or "JPEG".
+    noise on the scale of 8 bits; plain_name: "bicubic", "noisy", "JPEG" or "bilinear".
     """
 
     image: Tensor

@@ -22,7 +22,7 @@ from dynres.layers.sampling import add_enlarged_, bicubic_at, bicubic_grid, span
 from dynres.layers.tiling import tiled
 from dynres.nodes import make, unknown
 from dynres.pretrained import NETWORK_PACKAGES, Pretrained
-from dynres.tiles import check_tile, fitting_tile, tile_plan, tile_sizes
+from dynres.tiles import check_tile, fitting_tile, merged, tile_plan, tile_sizes
 from dynres.upsamplers.base import Upsampler
 from dynres.upsamplers.same_size import AsImage
 
@@ -256,8 +256,16 @@ class Restorer(Pretrained, nn.Module):
         backbone = self._compiled_backbone() if compile else self.backbone
         if tile is None:
             return backbone(image, task)
-        plan = tile_plan(self.backbone, tile)
-        return Features(tiled(lambda part: backbone(part, task).cropped, image, *plan, watch), image, task.routing)
+        decided: list[tuple[Routing, int]] = []
+
+        def extract(part: Tensor) -> Tensor:
+            features = backbone(part, task)
+            if features.routing is not None:
+                decided.append((features.routing, part.shape[-2] * part.shape[-1]))
+            return features.cropped
+
+        whole = tiled(extract, image, *tile_plan(self.backbone, tile), watch)
+        return Features(whole, image, task.routing or (merged(decided) if decided else None))
 
     def _compiled_backbone(self) -> Callable[[Tensor, Task], Features]:
         """The backbone through torch.compile, kept for the next image; copies and files of this network are without."""

@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> float:
         finish(loggers, failed)
     print(f"results: {folder}")
     if cfg.profile_name != "paper":
-        images = "folder data.root=/path/to/images" if method.batches == "patches" else "div2k data.root=/path/to/DIV2K"
+        images = "folder data.root=/path/to/images" if data.batches == "patches" else "div2k data.root=/path/to/DIV2K"
         print(f"this was profile={cfg.profile_name}; the paper's: profile=paper data={images}")
     return mean_psnr(folder)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from dynres.backbones.base import Backbone
+from dynres.contracts import Routing
 from dynres.layers.tiling import spans
 
 BLEND = 8  # pixels over which neighbouring tiles are faded into each other
@@ -64,3 +69,12 @@ def check_tile(tile: int | str | None) -> None:
     """Refuse what is neither a whole number of pixels, "auto" nor None."""
     if tile not in (None, "auto") and type(tile) is not int:
         raise ValueError(f"tile must be a whole number of pixels or auto, got {tile}")
+
+
+def merged(decided: Sequence[tuple[Routing, int]]) -> Routing:
+    """What a network that decides inside decided for an image, from the (routing, pixels) of its tiles: the mean."""
+    shares = [pixels / sum(each for _, each in decided) for _, pixels in decided]
+    routings = [routing for routing, _ in decided]
+    decisions = torch.stack([one.decisions * share for one, share in zip(routings, shares, strict=True)]).sum(0)
+    probabilities = torch.stack([one.probabilities * share for one, share in zip(routings, shares, strict=True)]).sum(0)
+    return replace(routings[0], decisions=decisions, probabilities=probabilities)

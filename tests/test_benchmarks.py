@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import backbones, cores, decoders, harness, report
+from benchmarks import backbones, cores, cross_layer, decoders, harness, report
 from benchmarks.harness import Bench
 from benchmarks.memory import Peak, peak, peaks
 from benchmarks.rows import Form, Measurement, Row, form, timed_row
@@ -90,6 +90,43 @@ def test_the_decoders_are_exact_and_have_times_memory_and_curves(idle: None) -> 
     assert [(p.plot, p.network, p.form, p.x) for p in points] == [
         ("scale", "SRNO", "plain", 1.5), ("scale", "SRNO", "dynres", 1.5)
     ]  # fmt: skip
+
+
+def test_cross_layer_rows_tell_growth_kept_keys_and_exact_sums(idle: None) -> None:
+    bench, sizes = Bench(quick=True), cross_layer.Sizes((8, 16), 8, (16,))
+    found: dict[tuple[str, int], Peak] = {}
+    _, points = _sorted(cross_layer._memory(bench, sizes._replace(growth=(64,)), found))
+    assert [(p.form, p.x) for p in points] == [(name, 64 * 64) for name in cross_layer.NETWORKS]
+    assert all(one.most > one.result == 64 * 64 * 64 * 4 for one in found.values())
+    found = {(name, side): Peak(10**7 * side, 0) for name in cross_layer.NETWORKS for side in (8, 16)}
+    for name in ("CLA, K=8", "CLNL"):
+        (row,), points = _sorted(cross_layer._growth(bench, name, sizes, found))
+        assert row.value and [one.name for one in row.forms] == ["8", "16"] and all(one.macs for one in row.forms)
+        assert [(p.form, p.x) for p in points] == [(name, 64), (name, 256)]
+    rows, points = _sorted(cross_layer._kept(bench, 16, 8))
+    for part in ("module", "aggregation"):
+        *shares, masking = (row for row in rows if row.what.startswith(f"ACLA {part}"))
+        macs = [row.forms[1].macs or 0 for row in shares]
+        assert len(macs) == 4 and (shares[0].forms[0].macs or 0) > macs[0] and macs == sorted(set(macs), reverse=True)
+        assert masking.error is not None and masking.error <= cross_layer.EXACT
+    assert len(points) == 2 * 3 * 5
+    rows, _ = _sorted(cross_layer._sums(bench, 16, 8))
+    assert [row.error is not None and row.error <= 1e-4 for row in rows] == [True, True]
+
+
+@pytest.mark.parametrize("name", cross_layer.NETWORKS)
+def test_attention_to_every_pixel_grows_with_the_square_of_the_pixels_and_to_a_few_keys_does_not(name: str) -> None:
+    module = cross_layer.network(name, "cpu")
+    growth = cross_layer._macs(module, 192) / cross_layer._macs(module, 96)
+    assert 15.5 < growth <= 16 if name in ("non-local", "CLNL") else growth == 4
+
+
+def test_a_module_that_does_not_fit_into_memory_is_not_run(idle: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_layer.os, "sysconf", lambda name: 1)
+    bench, sizes = Bench(quick=True), cross_layer.Sizes((8, 16), 8, (16,))
+    assert not cross_layer.fits("non-local", 16, bench.device) and cross_layer.fits("CLNL", 16, bench.device)
+    (row,) = cross_layer._growth(bench, "non-local", sizes, {})
+    assert (row.value, row.verdict, row.note) == (None, "not measured", "too little memory")
 
 
 @pytest.mark.parametrize("name", decoders.NETWORKS)
@@ -237,7 +274,10 @@ def test_what_is_left_shrinks_and_the_report_is_written_after_each_measurement(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "decoder"], "--only takes sections out of decoders, backbones, data, training, got 'decoder'"),
+        (
+            ["--only", "decoder"],
+            "--only takes sections out of decoders, backbones, cross_layer, data, training, got 'decoder'",
+        ),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--device", "abacus"], "--device takes cpu or cuda, got 'abacus'"),
         (["--device", "meta"], "--device takes cpu, or cuda where torch sees a GPU, got 'meta'"),

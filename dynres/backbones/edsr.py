@@ -21,18 +21,19 @@ class EDSR(Backbone):
         channels: F, also of the features.
         blocks: number of residual blocks.
         residual_scale: factor on each block's residual.
+        image_channels: 3 for colour, 1 for gray.
 
     Raises:
         ValueError: if channels or blocks is below 1.
     """
 
-    def __init__(self, channels: int, blocks: int, residual_scale: float) -> None:
+    def __init__(self, channels: int, blocks: int, residual_scale: float, image_channels: int = 3) -> None:
         super().__init__()
-        check_widths("EDSR", channels=channels, blocks=blocks)
-        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+        check_widths("EDSR", channels=channels, blocks=blocks, image_channels=image_channels)
+        self.head = nn.Sequential(nn.Conv2d(image_channels, channels, 3, padding=1))
         residual = [ResidualBlock(channels, residual_scale) for _ in range(blocks)]
         self.body = nn.Sequential(*residual, nn.Conv2d(channels, channels, 3, padding=1))
-        self.out_channels = channels
+        self.out_channels, self.image_channels = channels, image_channels
         self.halo = 2 * blocks + 2  # one pixel a 3x3 convolution: head, two a block, the body's last
 
     def forward(self, image: Tensor, task: Task) -> Features:

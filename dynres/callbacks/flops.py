@@ -77,8 +77,8 @@ def draw(rows: Sequence[MacsRow]) -> Figure:
         absolute.bar(places, [row.mean / 1e9 for row in mine], **style)
         absolute.errorbar(places, [row.mean / 1e9 for row in mine], [row.std / 1e9 for row in mine], **whisker)
         relative.bar(places, [100 * row.fraction for row in mine], **style)
-        below = [100 * (row.fraction - row.fraction_min) for row in mine]
-        above = [100 * (row.fraction_max - row.fraction) for row in mine]
+        below = [100 * max(0.0, row.fraction - row.fraction_min) for row in mine]  # a mean of equal numbers is rounded
+        above = [100 * max(0.0, row.fraction_max - row.fraction) for row in mine]
         relative.errorbar(places, [100 * row.fraction for row in mine], [below, above], **whisker)
         for place, row in zip(places, mine, strict=True):
             relative.text(place, 4, f"{100 * row.fraction:.1f}", ha="center", color="white", fontsize=9)

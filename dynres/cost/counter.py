@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 Convention = Literal["fvcore", "thop", "all"]
 CONVENTIONS: dict[str, str] = {
-    "fvcore": "convolution, linear and attention products without bias; 5 per element of an affine LayerNorm, "
-    "1 per input element of an average pool (TADT's tables)",
+    "fvcore": "convolution, linear and attention products without bias, those with a key sampled between pixels once; "
+    "5 per element of an affine LayerNorm, 1 per input element of an average pool (TADT's tables)",
     "thop": "convolution and linear without bias; a transposed convolution costs by its output elements, attention "
     "products cost nothing; 4 per element of an affine LayerNorm, 3n - 1 per row of n of a softmax; only parameters of "
     "torch.nn's own layers, so no tables of position biases (FlexIR's tables)",
@@ -104,6 +104,11 @@ def _convolution(shape: Any, weight: Any, *others: Any, out_shape: Any = None, *
     return 2 * math.prod(out_shape) * (shape[1] // groups) * math.prod(weight[2:])
 
 
+def _sampled_keys(table: Any, index: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    # A key of cross-layer attention is read from four pixels and counts once, as fvcore counts a bilinear sample.
+    return 2 * math.prod(index) * table[1] // 4
+
+
 def _nothing(*_: Any, **__: Any) -> int:
     return 0
 
@@ -116,9 +121,10 @@ _FUSED_ATTENTION = (
     _ATEN._scaled_dot_product_cudnn_attention,
 )
 _CPU_ATTENTION: dict[Any, Any] = {_FUSED_ATTENTION[0]: _sdpa}  # torch's own list lacks it
+_SAMPLED_KEYS = dict.fromkeys((_ATEN._embedding_bag, _ATEN._embedding_bag_forward_only), _sampled_keys)
 _FORMULAS: dict[str, dict[Any, Any]] = {
-    "all": _CPU_ATTENTION,
-    "fvcore": _CPU_ATTENTION | {_ATEN.native_layer_norm: _layer_norm(5), _ATEN.mean: _mean},
+    "all": _CPU_ATTENTION | _SAMPLED_KEYS,
+    "fvcore": _CPU_ATTENTION | _SAMPLED_KEYS | {_ATEN.native_layer_norm: _layer_norm(5), _ATEN.mean: _mean},
     "thop": {
         _ATEN.convolution: _convolution,
         _ATEN.bmm: _nothing,  # of activations; linear layers reach the dispatcher as mm and addmm

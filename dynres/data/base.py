@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Generic
 
 import pytorch_lightning as pl
@@ -37,6 +38,9 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         root: folder of the images; `demo` needs none.
         test: test sets (or one), by folder or by the names "demo", "div2k", "held-out"; None for the source's own.
         repeat: times each image appears in an epoch of the stream.
+        halves: the training images are split in two; the first half of each process' share of a batch shows images of
+            one half, its second half images of the other (architecture search, ACLA, Sec. 3).
+        fraction: part of the training images that is used, in (0, 1], evenly spread; at least one image.
         batch_size: samples of a batch, over all processes together.
         val_images: how many of the held-out images to validate on; None for all.
         val_crop: side of the central square of each validation image; None for the whole image.
@@ -59,6 +63,8 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         root: str | None,
         test: str | Sequence[str] | None,
         repeat: int,
+        halves: bool,
+        fraction: float,
         batch_size: int,
         val_images: int | None,
         val_crop: int | None,
@@ -70,11 +76,15 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         super().__init__()
         self.source, self.root, self.cache = source, root, cache
         self.repeat, self.batch_size, self.workers, self.seed = repeat, batch_size, workers, seed
+        self.parts, self.fraction = 2 if halves else 1, fraction
         self.val_images, self.val_crop, self.test_images = val_images, val_crop, test_images
         for name in ("repeat", "batch_size", "val_images", "val_crop", "test_images"):
             check_whole(name, getattr(self, name), 1)
         for name in ("workers", "seed"):
             check_whole(name, getattr(self, name), 0)
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise UserError(f"data.fraction must be above 0 and at most 1, got {fraction}")
+        self._check_batch(processes=1)
         named = [test] if isinstance(test, str) else test
         self.test = list(named) if named is not None else default_tests(source)
         if not self.test:
@@ -93,7 +103,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
             raise ValueError(f"unknown stage {stage!r}: known are {', '.join(STAGES)}")
         training, validation, test = stage in (None, "fit"), stage in (None, "fit", "validate"), stage in (None, "test")
         if training:  # every folder is looked for before any image is decoded
-            training_images(self.source, self.root, self.colour)
+            self._training_images()
         whole = [self._validation()] if validation else []
         whole += [self._tests()] if test else []
         for images in whole:
@@ -105,7 +115,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         """Endless batches, this process' share of each global batch, from the trainer's present step on."""
         return DataLoader(
             self._samples(),
-            batch_sampler=GlobalBatches(self.batch_size, self._position),
+            batch_sampler=GlobalBatches(self.batch_size, self._position, self.parts),
             num_workers=self.workers,
             collate_fn=self.collate,
             generator=_private_random(),
@@ -136,8 +146,18 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
     @abstractmethod
     def _tests(self) -> WholeImages[Any]: ...
 
+    def _training_images(self) -> list[Path]:
+        images = training_images(self.source, self.root, self.colour)
+        count = max(1, round(self.fraction * len(images)))
+        if count < self.parts:
+            raise UserError(
+                f"data.halves=true needs at least 2 training images, and data.fraction={self.fraction:g} of "
+                f"{len(images)} is {count}"
+            )
+        return [images[number * len(images) // count] for number in range(count)]
+
     def _training_pixels(self) -> PixelCache:
-        pixels = open_cache(training_images(self.source, self.root, self.colour), self.cache)
+        pixels = open_cache(self._training_images(), self.cache)
         least, square = self._smallest()
         small = [
             f"{path} ({height}x{width}, HxW) is smaller than the {least}x{least} {square}: leave it out, or "
@@ -168,15 +188,19 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         trainer = self.trainer
         if trainer is None:
             return Position()
-        share, rest = divmod(self.batch_size, trainer.world_size)
-        if rest or share == 0:
-            raise UserError(
-                f"data.batch_size={self.batch_size} is the batch of all processes together and must be a "
-                f"multiple of their number, {trainer.world_size}"
-            )
+        self._check_batch(trainer.world_size)
         overfitting = getattr(trainer, "overfit_batches", 0) > 0  # then the same first batches come again and again
         batch = 0 if overfitting else trainer.global_step * trainer.accumulate_grad_batches
         return Position(batch, trainer.global_rank, trainer.world_size)
+
+    def _check_batch(self, processes: int) -> None:
+        if self.batch_size % (processes * self.parts) == 0:
+            return
+        halves = "" if self.parts == 1 else f"; with data.halves=true of twice that, {2 * processes}"
+        raise UserError(
+            f"data.batch_size={self.batch_size} is the batch of all processes together and must be a "
+            f"multiple of their number, {processes}{halves}"
+        )
 
 
 def check_whole(name: str, value: object, low: int) -> None:

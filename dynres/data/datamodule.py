@@ -34,6 +34,8 @@ class SuperResolutionData(ImageData[Draw]):
         aligned: sample one square block of neighbouring pixels, not scattered ones; `queries` is a square then.
         downsampling: "pillow" or "matlab" bicubic of training patches.
         repeat: see ImageData.
+        halves: see ImageData.
+        fraction: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_scales: numbers or (vertical, horizontal) pairs, in [1, 30].
@@ -64,6 +66,8 @@ class SuperResolutionData(ImageData[Draw]):
         aligned: bool = False,
         downsampling: Kind = "pillow",
         repeat: int = 20,
+        halves: bool = False,
+        fraction: float = 1.0,
         batch_size: int = 16,
         val_images: int | None = None,
         val_scales: Sequence[float | Sequence[float]] = (2, 3, 4),
@@ -76,8 +80,9 @@ class SuperResolutionData(ImageData[Draw]):
         test_images: int | None = None,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, batch_size, val_images, val_crop, test_images, workers, cache, seed
-        )
+            source, root, test, repeat, halves, fraction, batch_size, val_images, val_crop, test_images, workers, cache,
+            seed,
+        )  # fmt: skip
         self.protocol = protocol
         self.recipe = PairRecipe(_range(scales), lr_size, queries, aligned, downsampling)
         self.val_scales = _pairs("val_scales", val_scales)
@@ -97,7 +102,7 @@ class SuperResolutionData(ImageData[Draw]):
         return query_batch(batch, self.recipe) if isinstance(batch, DrawnBatch) else batch
 
     def _samples(self) -> TrainingPairs:
-        return TrainingPairs(self._training_pixels(), self.recipe, self.repeat, self.seed)
+        return TrainingPairs(self._training_pixels(), self.recipe, self.repeat, self.seed, self.parts)
 
     def _smallest(self) -> tuple[int, str]:
         return self.recipe.largest_crop, "crop"

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynres.data.images import Pixels
+from dynres.data.resize import resize
 from dynres.errors import UserError
 
 Random = np.random.Generator
@@ -46,7 +47,7 @@ class Degradation(ABC):
         scale: how many times the degraded image is smaller.
         channels: 3 for colour, 1 for gray.
         protocol: how restored images are measured (dynres.metrics).
-        plain_name: what the degraded image is called where it stands beside the restored one.
+        plain_name: what `plain` gives is called where it stands beside the restored image.
         colour_only: whether a test image stored in gray belongs to another task.
         levels: those of the tests.
     """
@@ -73,6 +74,16 @@ class Degradation(ABC):
     @abstractmethod
     def degrade(self, clean: Pixels, level: float, random: Random) -> tuple[NDArray[np.float32], float]:
         """(H, W, channels), sides multiples of `scale` -> (image, sigma) as in `Degraded`."""
+
+    def plain(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A degraded image -> (H, W, channels): what there is without a network, at the clean image's size.
+
+        The degraded image itself, or MATLAB's bicubic enlargement on the 8-bit grid of one made smaller.
+        """
+        if self.scale == 1:
+            return image
+        pixels, size = (image * 255).round().astype(np.uint8), [self.scale * side for side in image.shape[:2]]
+        return resize(pixels, (size[0], size[1]), "matlab").astype(np.float32) / np.float32(255)
 
     def __call__(self, rgb: Pixels, gray: bool, level: float, random: Random) -> Degraded:
         clean = self.clean(rgb, gray)

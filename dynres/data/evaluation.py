@@ -132,7 +132,7 @@ class DegradedImages(WholeImages[float]):
         return EvalSample(
             image=_planes(image),
             target=None if target is None else to_tensor(target)[None],
-            plain=_planes(image) if scale == 1 else to_tensor(_enlarged(image, int(scale)))[None],
+            plain=_planes(self.degradation.plain(image)),
             scale=(scale, scale),
             label=level_label,
             dataset=one.name,
@@ -147,7 +147,10 @@ class DegradedImages(WholeImages[float]):
         if self._is_real(one):
             return []
         if self.refuse_gray and is_gray(path):
-            return [f"{one.name}: {path} is gray, and this task restores colours: use task=denoise_gray for it"]
+            return [
+                f"{one.name}: {path} is gray, and this task restores colours: leave it out (noise of gray images is "
+                f"task=denoise_gray)"
+            ]
         scale, protocol = float(self.degradation.scale), self.degradation.protocol
         size = size if self.crop is None else _cropped(size, self.crop)
         full, least = sizes(size, (scale, scale))[1], minimum_side(protocol, scale)
@@ -165,12 +168,6 @@ class DegradedImages(WholeImages[float]):
 def _planes(image: NDArray[np.float32]) -> Tensor:
     """(H, W, c) -> (1, c, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-
-
-def _enlarged(image: NDArray[np.float32], scale: int) -> Pixels:
-    """MATLAB's bicubic enlargement of an image on the 8-bit grid."""
-    pixels = (image * 255).round().astype(np.uint8)
-    return resize(pixels, (scale * image.shape[0], scale * image.shape[1]), "matlab")
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Data for restoring what a degradation spoilt: denoising, JPEG artifacts, blind super-resolution."""
+"""Data for restoring what a degradation spoilt: denoising, JPEG artifacts, demosaicing, blind super-resolution."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class RestorationData(ImageData[Patch]):
         protocol: None; the degradation says how restored images are measured.
         patch_size: side of the clean patch in pixels, a multiple of the degradation's scale.
         repeat: see ImageData.
+        halves: see ImageData.
+        fraction: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_crop: see ImageData.
@@ -51,6 +53,8 @@ class RestorationData(ImageData[Patch]):
         protocol: str | None = None,
         patch_size: int = 128,
         repeat: int = 20,
+        halves: bool = False,
+        fraction: float = 1.0,
         batch_size: int = 16,
         val_images: int | None = None,
         val_crop: int | None = None,
@@ -60,8 +64,9 @@ class RestorationData(ImageData[Patch]):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, batch_size, val_images, val_crop, test_images, workers, cache, seed
-        )
+            source, root, test, repeat, halves, fraction, batch_size, val_images, val_crop, test_images, workers, cache,
+            seed,
+        )  # fmt: skip
         self.degradation, self.patch_size = degradation, patch_size
         self.colour = degradation.channels == 3
         if protocol is not None:
@@ -78,7 +83,9 @@ class RestorationData(ImageData[Patch]):
             )
 
     def _samples(self) -> TrainingPatches:
-        return TrainingPatches(self._training_pixels(), self.patch_size, self.degradation, self.repeat, self.seed)
+        return TrainingPatches(
+            self._training_pixels(), self.patch_size, self.degradation, self.repeat, self.seed, self.parts
+        )
 
     def _smallest(self) -> tuple[int, str]:
         return self.patch_size, "patch"

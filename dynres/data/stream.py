@@ -2,6 +2,9 @@
 
 Batch b of the run holds samples b * global_batch ... (b + 1) * global_batch - 1, of which each rank takes a contiguous
 share. Epoch and position are divmod(n, images * repeat); a run that resumes after b batches goes on at batch b.
+
+The images may be dealt into parts (two halves, for architecture search): sample n is then of part n mod parts, the
+n // parts-th sample of that part, and a share holds its samples of the first part first.
 """
 
 from __future__ import annotations
@@ -27,17 +30,21 @@ Sample = TypeVar("Sample", covariant=True)
 class TrainingSamples(Dataset[Sample]):
     """Sample number n >= 0 -> its draw; endless, so it has no length.
 
-    Each image appears `repeat` times an epoch, in an order that is drawn anew each epoch.
+    Each image appears `repeat` times an epoch, in an order that is drawn anew each epoch. Of several parts each has
+    epochs of its own and every parts-th image.
     """
 
-    def __init__(self, pixels: PixelCache, repeat: int, seed: int) -> None:
-        self.pixels, self.repeat, self.seed = pixels, repeat, seed
+    def __init__(self, pixels: PixelCache, repeat: int, seed: int, parts: int = 1) -> None:
+        self.pixels, self.repeat, self.seed, self.parts = pixels, repeat, seed, parts
 
     def __getitem__(self, n: int) -> Sample:
-        epoch, position = divmod(n, len(self.pixels) * self.repeat)
-        item = int(_order(self.seed, epoch, len(self.pixels) * self.repeat)[position])
+        turn, part = divmod(n, self.parts)
+        images = range(part, len(self.pixels), self.parts)
+        epoch, position = divmod(turn, len(images) * self.repeat)
+        epoch = epoch * self.parts + part  # no two parts share one
+        item = int(_order(self.seed, epoch, len(images) * self.repeat)[position])
         random = generator(self.seed, 1, epoch, item)
-        return self.draw(item % len(self.pixels), random)
+        return self.draw(images[item % len(images)], random)
 
     @abstractmethod
     def draw(self, index: int, random: np.random.Generator) -> Sample:
@@ -47,8 +54,8 @@ class TrainingSamples(Dataset[Sample]):
 class TrainingPairs(TrainingSamples[Draw]):
     """Pairs for super-resolution."""
 
-    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int) -> None:
-        super().__init__(pixels, repeat, seed)
+    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int, parts: int = 1) -> None:
+        super().__init__(pixels, repeat, seed, parts)
         self.recipe = recipe
 
     def draw(self, index: int, random: np.random.Generator) -> Draw:
@@ -58,8 +65,10 @@ class TrainingPairs(TrainingSamples[Draw]):
 class TrainingPatches(TrainingSamples[Patch]):
     """Degraded and clean patches, `side` clean pixels wide."""
 
-    def __init__(self, pixels: PixelCache, side: int, degradation: Degradation, repeat: int, seed: int) -> None:
-        super().__init__(pixels, repeat, seed)
+    def __init__(
+        self, pixels: PixelCache, side: int, degradation: Degradation, repeat: int, seed: int, parts: int = 1
+    ) -> None:
+        super().__init__(pixels, repeat, seed, parts)
         self.side, self.degradation = side, degradation
         self.gray = [is_gray(path) for path, _, _ in pixels.sizes()]
 
@@ -67,7 +76,7 @@ class TrainingPatches(TrainingSamples[Patch]):
         return draw_patch(self.pixels[index], self.gray[index], self.side, self.degradation, random)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, length: int) -> np.ndarray:
     """(length,) a permutation of an epoch's items."""
     return generator(seed, 0, epoch).permutation(length)
@@ -89,15 +98,17 @@ class GlobalBatches(Sampler[list[int]]):
     its step. It has no length on purpose; a trainer ends by max_steps.
     """
 
-    def __init__(self, batch_size: int, position: Callable[[], Position]) -> None:
-        self.batch_size, self.position = batch_size, position
+    def __init__(self, batch_size: int, position: Callable[[], Position], parts: int = 1) -> None:
+        """`batch_size`: a multiple of processes and parts together."""
+        self.batch_size, self.position, self.parts = batch_size, position, parts
 
     def __iter__(self) -> Iterator[list[int]]:
         at = self.position()
         share = self.batch_size // at.world
         first = at.batch * self.batch_size + at.rank * share
         while True:
-            yield list(range(first, first + share))
+            numbers = range(first, first + share)
+            yield [n for part in range(self.parts) for n in numbers[part :: self.parts]]
             first += self.batch_size
 
 

@@ -41,7 +41,9 @@ class NonLocalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.theta, self.phi, self.g))
         if self.softmax_over == "keys":
-            out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            # Four axes, in order in memory: else torch's CPU takes the form that holds every score.
+            q, k, v = (tokens[:, None].contiguous() for tokens in (query, key, value))
+            out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
         else:
             out = attend_over_queries(query, key, value)
         return x + self.W(out.transpose(1, 2).unflatten(2, x.shape[-2:]))

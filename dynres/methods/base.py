@@ -35,7 +35,7 @@ class RestorationTraining(LightningModule):
     this is what callbacks read.
 
     Attributes:
-        batches: what it trains on: "queries" (`QueryBatch`) or "patches" (`PatchBatch`).
+        batches: what it trains on: "queries" (`QueryBatch`), "patches" (`PatchBatch`) or "any" of the two.
 
     Args:
         restorer: the network, built.

@@ -15,10 +15,10 @@ import yaml
 
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.tables import flexir, tadt
+from dynres.tables import acla, flexir, tadt
 
 # Each prints itself from (published numbers, folder of runs) and returns its Markdown.
-TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {**tadt.TABLES, **flexir.TABLES}
+TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {**tadt.TABLES, **flexir.TABLES, **acla.TABLES}
 
 
 def write(paper: str, chosen: str | None, file: Path, runs: Path) -> None:

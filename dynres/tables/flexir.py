@@ -19,9 +19,8 @@ from dynres.backbones.flexir import FlexIR
 from dynres.cost.__main__ import measure
 from dynres.cost.counter import count_parameters
 from dynres.restorer import Restorer
-from dynres.tables.common import Row, number, paper_runs, published_network, show
+from dynres.tables.common import DIGITS, Row, beside, choices, levels_of, number, paper_runs, published_network, show
 
-DIGITS = {"psnr": 2, "ssim": 4, "psnr_b": 2}
 Measured = Mapping[tuple[str, str, str, str], Mapping[str, float | None]]
 
 
@@ -41,18 +40,6 @@ def measured(runs: Path) -> Measured:
                     values = {metric: float(line[metric]) if line[metric] else None for metric in DIGITS}
                     found[name, line["dataset"], line["label"], line["way"]] = values
     return found
-
-
-def beside(published: Sequence[float | None], ours: Mapping[str, float | None], metrics: Sequence[str]) -> str:
-    """ "34.52/0.9081/33.72 | -": the metrics as published, and ours; one dash where no run has any."""
-    theirs = "/".join(number(value, DIGITS[metric]) for value, metric in zip(published, metrics, strict=True))
-    mine = "/".join(number(ours[metric], DIGITS[metric]) for metric in metrics) if ours else "-"
-    return f"{'-' if set(published) == {None} else theirs} | {mine}"
-
-
-def choices(network: Sequence[str]) -> dict[str, str]:
-    """["backbone=rdn", ...] as a dictionary."""
-    return dict(choice.split("=", 1) for choice in network)
 
 
 def run_name(network: Sequence[str]) -> str:
@@ -117,10 +104,9 @@ def costs_beside(network: Restorer, size: tuple[int, int], row: Mapping[str, Any
 def quality(key: str, published: Mapping[str, Any], runs: Path) -> str:
     """Table 1 or 2, printed and as Markdown."""
     table = published[key]
-    levels = list(next(iter(next(iter(table["rows"].values())).values())))
     rows = list(quality_rows(table, published["systems"], measured(runs)))
     title = f"Table {key[-1]}: {table['title']}; published | ours"
-    return show(title, ["system", "test set", *levels, "backbone here"], rows)
+    return show(title, ["system", "test set", *levels_of(table), "backbone here"], rows)
 
 
 def costs(key: str, published: Mapping[str, Any], runs: Path) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from dynres.contracts import EvalSample, PatchBatch
 from dynres.data.degradations import Degradation, GaussianNoise, Jpeg, RealWorld, as_jpeg
 from dynres.data.images import find_images, is_gray, read_rgb, write_png
+from dynres.data.mosaic import Mosaic
 from dynres.data.resize import resize
 from dynres.data.restoration import RestorationData
 from dynres.data.sources import DEMO, DEMO_COLOUR
@@ -27,6 +28,7 @@ KINDS: list[Callable[[], Degradation]] = [
     lambda: GaussianNoise(25, channels=1),
     lambda: Jpeg([10, 40]),
     lambda: RealWorld(2),
+    Mosaic,
 ]
 
 
@@ -229,10 +231,13 @@ def test_a_gray_test_image_of_a_colour_task_is_refused(photos: Path, tmp_path: P
     write_png(tmp_path / "Set2/HR/colour.png", noise(40, 40))
     Image.fromarray(noise(40, 40)[..., 0]).save(tmp_path / "Set2/HR/bridge.png")
     test = {"test": [str(tmp_path / "Set2")]}
-    with pytest.raises(UserError, match=r"Set2/HR/bridge.png is gray.* task=denoise_gray") as caught:
-        data(photos, GaussianNoise([15, 50]), **test).check()
-    assert str(caught.value).count("bridge") == 1
-    for degradation in (GaussianNoise(25, channels=1), Jpeg(10), RealWorld(2)):
+    colour: list[Degradation] = [GaussianNoise([15, 50]), Mosaic()]
+    for degradation in colour:
+        with pytest.raises(UserError, match=r"Set2/HR/bridge.png is gray.* leave it out .*task=denoise_gray") as caught:
+            data(photos, degradation, **test).check()
+        assert str(caught.value).count("bridge") == 1
+    others: list[Degradation] = [GaussianNoise(25, channels=1), Jpeg(10), RealWorld(2)]
+    for degradation in others:
         data(photos, degradation, **test).check()
 
 
@@ -258,7 +263,7 @@ def test_an_impossible_option_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("degradation", [GaussianNoise(25), Jpeg(10), RealWorld(2), RealWorld(4)])
+@pytest.mark.parametrize("degradation", [GaussianNoise(25), Jpeg(10), RealWorld(2), RealWorld(4), Mosaic()])
 def test_what_data_lets_pass_the_metrics_can_measure(
     photos: Path, tmp_path: Path, noise: Noise, degradation: Degradation
 ) -> None:

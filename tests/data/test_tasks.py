@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from dynres.data.datamodule import SuperResolutionData
 from dynres.data.degradations import GaussianNoise, Jpeg, RealWorld
+from dynres.data.mosaic import Mosaic
 from dynres.data.restoration import RestorationData
 from dynres.errors import UserError
 from dynres.folders import register_resolvers
@@ -84,6 +85,8 @@ def test_what_a_task_says_reaches_the_data() -> None:
     assert built("task=denoise_gray", "task.sigma=50").degradation.channels == 1
     jpeg = built("task=car", "task.quality=[10,40]").degradation
     assert isinstance(jpeg, Jpeg) and (jpeg.quality, jpeg.levels) == ((10, 40), (10, 20, 30, 40))
+    mosaic = built("task=demosaic", "task.pattern=gbrg").degradation
+    assert isinstance(mosaic, Mosaic) and mosaic.pattern == "gbrg"
     real = built("task=realsr", "task.scale=4", "task.jpeg_quality=[50,60]", "task.isotropic_width=[1,2]").degradation
     assert isinstance(real, RealWorld)
     assert (real.scale, real.jpeg_quality, real.isotropic_width) == (4, (50, 60), (1, 2))
@@ -100,6 +103,12 @@ def test_the_tasks_values_are_the_papers_ones() -> None:
         (["task=denoise_color", "task.sigma=-1"], "task.sigma takes numbers from 0 to 255, got -1"),
         (["task=car", "task.quality=200"], "task.quality takes whole numbers from 1 to 100, got 200"),
         (["task=realsr", "task.scale=3"], "task.scale must be 2 or 4"),
+        (["task=demosaic", "task.pattern=rgbg"], "task.pattern must be one of rggb, bggr, grbg, gbrg, got rgbg"),
+        (["data.halves=true", "data.batch_size=5"], "data.batch_size=5 "),
+        (["task=car", "data.halves=true", "data.batch_size=5"], "with data.halves=true of twice that, 2"),
+        (["data.halves=1"], "data.halves must be true or false, got 1"),
+        (["data.fraction=0"], "data.fraction must be above 0 and at most 1, got 0"),
+        (["task=car", "data.fraction=half"], "data.fraction must be a number, got half"),
         (["task=car", "+data.degradation.qualty=3"], "unknown option data.degradation.qualty; did you mean quality?"),
         (["task=car", "+data.lr_size=3"], "unknown option data.lr_size"),
         (["task=denoise_gray", "data.degradation.channels=red"], "data.degradation.channels must be a whole number"),
