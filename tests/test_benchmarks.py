@@ -121,14 +121,6 @@ def test_attention_to_every_pixel_grows_with_the_square_of_the_pixels_and_to_a_f
     assert 15.5 < growth <= 16 if name in ("non-local", "CLNL") else growth == 4
 
 
-def test_a_module_that_does_not_fit_into_memory_is_not_run(idle: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_layer.os, "sysconf", lambda name: 1)
-    bench, sizes = Bench(quick=True), cross_layer.Sizes((8, 16), 8, (16,))
-    assert not cross_layer.fits("non-local", 16, bench.device) and cross_layer.fits("CLNL", 16, bench.device)
-    (row,) = cross_layer._growth(bench, "non-local", sizes, {})
-    assert (row.value, row.verdict, row.note) == (None, "not measured", "too little memory")
-
-
 @pytest.mark.parametrize("name", decoders.NETWORKS)
 @pytest.mark.parametrize("scale", [2, 3.7])
 def test_macs_are_counted_small_and_scaled_by_area(name: str, scale: float) -> None:

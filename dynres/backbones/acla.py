@@ -108,7 +108,7 @@ class CrossLayer(Backbone):
 
     def forward(self, image: Tensor, task: Task) -> Features:
         head = self.head(image)
-        most = None if task.budget is None or not self.adaptive else self._most(task.budget, *image.shape[-2:])
+        paid = {} if task.budget is None or not self.adaptive else self._paid(task.budget, *image.shape[-2:])
         gates = self._gates(head) if self.alpha is not None else None
         x, maps, decided = head, [head] * self.refer_head, []
         for number, layer in enumerate(list(self.body)[:-1], start=1):
@@ -117,7 +117,7 @@ class CrossLayer(Backbone):
                 continue
             maps.append(x)
             if self.adaptive:
-                x, decisions = self._adaptive(number, x, maps, most, gates)
+                x, decisions = self._adaptive(number, x, maps, paid.get(number), gates)
                 decided.append(decisions)
             else:
                 x = _attended(self.inserted[str(number)], x, maps)
@@ -135,7 +135,8 @@ class CrossLayer(Backbone):
         absent = gates is not None and not (self.training or x.is_meta or bool(strength))
         if most == 0 or absent:
             # Without keys nothing but h's bias is left; a module that the search dropped leaves nothing.
-            return x if absent else x + module.output(torch.zeros_like(x[..., :1, :1])), Decided.none(x, len(maps))
+            assert module.output.bias is not None
+            return x if absent else x + module.output.bias[:, None, None], Decided.none(x, len(maps))
         presence = None if gates is None else F.pad(gates.presence[:number], (int(self.refer_head), 0))
         attended, keys = module(x, maps, most, presence)
         if gates is not None:
@@ -175,13 +176,25 @@ class CrossLayer(Backbone):
         convolutions = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d))
         return [convolutions] + [self.keys * self.channels] * len(self._referred(position))
 
-    def _most(self, budget: float, height: int, width: int) -> float:
-        """The share of all keys that a budget pays for; 0, no module at all, if it does not pay their convolutions."""
-        if budget == 1 or not self.positions:
-            return 1.0
+    def _paid(self, budget: float, height: int, width: int) -> dict[int, float]:
+        """The share of its keys that a budget pays for in each module.
+
+        The last modules, which refer to most maps, go first when it does not pay the convolutions of all; the keys of
+        those that stay share what is left.
+        """
+        paid = dict.fromkeys(self.positions, 0.0)
+        if budget == 1:
+            return dict.fromkeys(self.positions, 1.0)
         cost = self.cost(height, width)
-        keys = sum(macs for name, macs in zip(self.units, cost.units, strict=True) if " keys" in name)
-        return min(1.0, max(0.0, (budget * cost.full - (cost.full - keys)) / keys))
+        macs = dict(zip(self.units, cost.units, strict=True))
+        for count in range(len(self.positions), 0, -1):
+            kept = self.positions[:count]
+            mine = {name: one for name, one in macs.items() if int(name.split()[1]) in kept}
+            keys = sum(one for name, one in mine.items() if " keys" in name)
+            left = budget * cost.full - cost.fixed - (sum(mine.values()) - keys)
+            if left >= 0:
+                return paid | dict.fromkeys(kept, min(1.0, left / keys))
+        return paid
 
     # ------------------------------------------------------------------------------------------------------- search
 

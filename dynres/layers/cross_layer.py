@@ -22,7 +22,6 @@ from dynres.layers.widths import check_widths
 
 MaskUnits = Literal["per_key", "one"]
 CORNERS_AT_ONCE = 2**22  # of keys, whose numbers and weights are in memory together: 48 MB
-KEPT_AT_FIRST = 1.0  # beta where mask units begin: a key is kept with probability sigma(1) = 0.73 in training
 
 
 class Keys(NamedTuple):
@@ -95,9 +94,6 @@ class CrossLayerAttention(nn.Module):
             self.query.bias[: 2 * count].copy_(offsets)
             for parameter in self.output.parameters():
                 parameter.zero_()
-            for name, parameter in self.mask.named_parameters() if self.mask is not None else ():
-                if name.endswith("bias"):
-                    parameter.fill_(KEPT_AT_FIRST)
 
     def forward(
         self, x: Tensor, maps: Sequence[Tensor], most: float | None = None, presence: Tensor | None = None
@@ -139,10 +135,11 @@ class CrossLayerAttention(nn.Module):
             beta = self._beta(places, maps)
             soft = torch.sigmoid(beta / self.temperature)
             noisy = torch.sigmoid((beta + logistic(beta)) / self.temperature) if self.training else soft.detach()
-            kept = straight_through(noisy)
+            kept, ranks = straight_through(noisy), soft.detach()
             if presence is not None and not self.training:
-                kept = kept * presence.isfinite().to(kept.dtype).repeat_interleave(self.keys)
-            return Keys(places, weights, kept if most is None else kept * highest(soft.detach(), most), soft)
+                there = presence.isfinite().to(kept.dtype).repeat_interleave(self.keys)
+                kept, ranks = kept * there, ranks * there
+            return Keys(places, weights, kept if most is None else kept * highest(ranks, most), soft)
 
     def _asked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Row offsets, column offsets and logits, each (B, H W, n K), of the queries (B, C, H, W)."""
@@ -155,20 +152,21 @@ class CrossLayerAttention(nn.Module):
         A mask unit is linear up to its bias, and so is sampling, whose weights sum to 1: units first, samples after.
         """
         assert self.mask is not None
+        batch, queries, count, _ = places.shape
         size = (maps[0].shape[-2], maps[0].shape[-1])
         said = torch.stack([_tokens(unit(_full(one))) for unit, one in zip(self.mask, maps, strict=True)], dim=1)
-        units = said.shape[-1]
-        key = torch.arange(self.maps * self.keys, device=places.device)
-        first = key.div(self.keys, rounding_mode="floor") * (size[0] * size[1] * units)  # of the key's map
-        first = first + (key % self.keys if units > 1 else 0)
-        flat = said.flatten(1)
-        found = []
-        for some in _spans(places[0]):
-            index, share = corners(places[:, some], size)
-            index = index * units + first[:, None]
-            values = flat.gather(1, index.flatten(1)).view_as(share)
-            found.append((values * share).sum(-1))
-        return torch.cat(found, dim=1)
+        units, flat = said.shape[-1], said.flatten()  # of (B, n, H W, units)
+        key = torch.arange(count, device=places.device)
+        map_number = (
+            key.div(self.keys, rounding_mode="floor") + self.maps * torch.arange(batch, device=key.device)[:, None]
+        )
+        first = map_number * (size[0] * size[1] * units) + (key % self.keys if units > 1 else 0)  # (B, n K)
+        first = first[:, None].expand(-1, queries, -1).flatten(0, 1)
+        places, found = places.flatten(0, 1), []
+        for some in _spans(places):
+            index, share = corners(places[some], size)
+            found.append((flat.take(index * units + first[some][..., None]) * share).sum(-1))
+        return torch.cat(found).view(batch, queries, count)
 
     def _attend(self, chosen: Keys, maps: Sequence[Tensor]) -> Tensor:
         """(B, C, H, W): the weighed sum over keys."""

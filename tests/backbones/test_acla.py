@@ -243,11 +243,10 @@ def test_a_budget_is_kept_whenever_it_can_be(build: Any) -> None:
     assert any(share > budget - 0.02 for budget, share in paying), "a budget is used"
 
 
-def test_a_budget_without_room_for_the_convolutions_leaves_the_trunk_and_the_bias() -> None:
+def test_a_budget_leaves_out_the_last_modules_first_and_in_the_end_all() -> None:
     network, x = edsr(), image()
     cost = network.cost(9, 11)
-    modules = sum(macs for name, macs in zip(network.units, cost.units, strict=True) if name.endswith("module"))
-    budget = (cost.fixed + modules) / cost.full
+    convolutions = [macs for name, macs in zip(network.units, cost.units, strict=True) if name.endswith("module")]
     with torch.no_grad():
         y = head = network.head(x)
         for number, block in enumerate(list(network.body)[:-1], start=1):
@@ -255,12 +254,15 @@ def test_a_budget_without_room_for_the_convolutions_leaves_the_trunk_and_the_bia
             if str(number) in network.inserted:
                 y = y + network.inserted[str(number)].output.bias[:, None, None]
         bare = head + network.body[-1](y)
-    below, routing = run(network, x, Task(budget=budget - 1e-6))
+    below, routing = run(network, x, Task(budget=(cost.fixed + convolutions[0] - 1) / cost.full))
     torch.testing.assert_close(below, bare)
     assert not routing.decisions.any()
-    _, routing = run(network, x, Task(budget=budget + 0.05))
-    modules_on = [routing.decisions[0, n].item() for n, unit in enumerate(network.units) if unit.endswith("module")]
-    assert modules_on == [1.0] * 3 and 0 < routing.decisions.mean() < 1
+    for count in (1, 2, 3):
+        just = (cost.fixed + sum(convolutions[:count]) + 1e-3) / cost.full
+        _, routing = run(network, x, Task(budget=just))
+        on = [routing.decisions[0, n].item() for n, unit in enumerate(network.units) if unit.endswith("module")]
+        assert on == [1.0] * count + [0.0] * (3 - count)
+        assert sum(routing.decisions[0].tolist()) == count, "no key is paid for"
 
 
 def test_a_budget_of_everything_changes_nothing_and_others_ignore_it() -> None:

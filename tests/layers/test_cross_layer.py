@@ -330,8 +330,6 @@ def test_module_begins_as_the_identity_and_attends_to_a_disc(adaptive: bool, uni
     if adaptive:
         count = 16 if units == "per_key" else 1
         assert [tuple(unit.weight.shape) for unit in made.mask] == [(count, 6, 1, 1)] * 2
-        assert all(torch.equal(unit.bias, torch.ones(count)) for unit in made.mask)
-        assert chosen.kept.mean() > 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
