@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dynres.layers.gates import logistic, straight_through
 from dynres.layers.precision import full_precision
-from dynres.layers.sampling import linear_taps
 from dynres.layers.widths import check_widths
 
 MaskUnits = Literal["per_key", "one"]
 CORNERS_AT_ONCE = 2**22  # of keys, whose numbers and weights are in memory together: 48 MB
+CORNERS_IN_CACHE = 2**18  # the same where a CPU needs no gradients: each turn's is as large as the whole table
 
 
 class Keys(NamedTuple):
@@ -126,7 +126,7 @@ class CrossLayerAttention(nn.Module):
             pixel = torch.arange(height * width, device=x.device)[:, None]
             rows = (pixel.div(width, rounding_mode="floor") + rows).clamp(0, height - 1)
             columns = (pixel.remainder(width) + columns).clamp(0, width - 1)
-            places = torch.stack([rows, columns], dim=-1)
+            places = torch.stack([rows, columns]).movedim(0, -1)  # all rows, then all columns: see `corners`
             if presence is not None:
                 logits = logits + presence.repeat_interleave(self.keys)
             weights = logits.softmax(dim=-1)
@@ -139,11 +139,11 @@ class CrossLayerAttention(nn.Module):
             if presence is not None and not self.training:
                 there = presence.isfinite().to(kept.dtype).repeat_interleave(self.keys)
                 kept, ranks = kept * there, ranks * there
-            return Keys(places, weights, kept if most is None else kept * highest(ranks, most), soft)
+            return Keys(places, weights, kept if most is None else _at_most(kept, ranks, most), soft)
 
     def _asked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Row offsets, column offsets and logits, each (B, H W, n K), of the queries (B, C, H, W)."""
-        rows, columns, logits = _tokens(self.query(_full(x))).unflatten(2, (3, -1)).unbind(2)
+        rows, columns, logits = _rows(self.query, _full(x)).unflatten(2, (3, -1)).unbind(2)
         return rows, columns, logits
 
     def _beta(self, places: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -154,7 +154,7 @@ class CrossLayerAttention(nn.Module):
         assert self.mask is not None
         batch, queries, count, _ = places.shape
         size = (maps[0].shape[-2], maps[0].shape[-1])
-        said = torch.stack([_tokens(unit(_full(one))) for unit, one in zip(self.mask, maps, strict=True)], dim=1)
+        said = torch.stack([_rows(unit, _full(one)) for unit, one in zip(self.mask, maps, strict=True)], dim=1)
         units, flat = said.shape[-1], said.flatten()  # of (B, n, H W, units)
         key = torch.arange(count, device=places.device)
         map_number = (
@@ -164,14 +164,16 @@ class CrossLayerAttention(nn.Module):
         first = first[:, None].expand(-1, queries, -1).flatten(0, 1)
         places, found = places.flatten(0, 1), []
         for some in _spans(places):
-            index, share = corners(places[some], size)
-            found.append((flat.take(index * units + first[some][..., None]) * share).sum(-1))
+            index, shares, steps = corners(places[some], size)
+            index = index * units + first[some]
+            values = (flat[step * units :].take(index) for step in steps)
+            found.append(_total(value * share for value, share in zip(values, shares, strict=True)))
         return torch.cat(found).view(batch, queries, count)
 
     def _attend(self, chosen: Keys, maps: Sequence[Tensor]) -> Tensor:
         """(B, C, H, W): the weighed sum over keys."""
         batch, _, height, width = maps[0].shape
-        values = torch.stack([_tokens(value(one)) for value, one in zip(self.value, maps, strict=True)])
+        values = torch.stack([_rows(value, one) for value, one in zip(self.value, maps, strict=True)])
         table = _full(values.flatten(0, 2))  # (n B H W, C)
         owner = torch.arange(self.maps * self.keys, device=table.device).div(self.keys, rounding_mode="floor")
         first = (owner * batch + torch.arange(batch, device=table.device)[:, None]) * (height * width)  # (B, n K)
@@ -186,28 +188,42 @@ class CrossLayerAttention(nn.Module):
         return torch.cat(sums).unflatten(0, (batch, -1)).transpose(1, 2).unflatten(2, (height, width))
 
 
-def corners(places: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def corners(places: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, ...]]:
     """The four pixels around each place and their bilinear weights, which sum to 1.
+
+    Corners stand apart, not side by side: torch is many times slower on tensors whose last dimension is 2 or 4.
 
     Args:
         places: (..., 2) row and column in pixels, from 0 to the last.
         size: (H, W) of the map.
 
     Returns:
-        (..., 4) pixel numbers row * W + column, and weights.
+        (...) number row * W + column of the first pixel; four (...) weights; by how much the four pixels' numbers are
+        above the first's.
     """
-    row, row_weight = linear_taps(places[..., 0], size[0])
-    column, column_weight = linear_taps(places[..., 1], size[1])
-    index = row[..., :, None] * size[1] + column[..., None, :]
-    return index.flatten(-2), (row_weight[..., :, None] * column_weight[..., None, :]).flatten(-2)
+    rows, columns = places.unbind(-1)
+    row, column = (at.detach().floor().clamp(max=max(n - 2, 0)) for at, n in zip((rows, columns), size, strict=True))
+    down, right = rows - row, columns - column
+    lower, later = min(1, size[0] - 1) * size[1], min(1, size[1] - 1)
+    up, left = 1 - down, 1 - right
+    shares = (up * left, up * right, down * left, down * right)
+    return row.long() * size[1] + column.long(), shares, (0, later, lower, lower + later)
 
 
 def highest(soft: Tensor, most: float) -> Tensor:
     """1 at the highest values of each sample, at most the share `most` of them, 0 elsewhere; (B, Q, M) -> the same."""
     flat = soft.flatten(1)
     allowed = torch.zeros_like(flat)
-    best = flat.topk(math.floor(most * flat.shape[1] + 1e-9), dim=1).indices
+    best = flat.topk(math.floor(most * flat.shape[1] + 1e-9), dim=1, sorted=False).indices
     return allowed.scatter_(1, best, 1.0).view_as(soft)
+
+
+def _at_most(kept: Tensor, soft: Tensor, most: float) -> Tensor:
+    """Those of the kept keys (B, Q, M) whose soft masks are among the highest, the share `most` of all keys."""
+    enough = most * kept.shape[1] * kept.shape[2] + 1e-9
+    if most >= 1 or not (kept.is_meta or bool((kept.sum((1, 2)) > enough).any())):
+        return kept  # ranking all keys takes as long as attending to them
+    return kept * highest(soft, most)
 
 
 def _weighed(
@@ -228,15 +244,36 @@ def _weighed(
     """
     if kept is not None and not (kept.requires_grad or kept.is_meta):
         on = kept > 0.5
-        index, share = corners(places[on], size)
-        index, share = index + first[on][:, None], share * weights[on][:, None]
+        chosen = on.flatten().nonzero()[:, 0]
+        rows, columns, weights, first = (
+            one.flatten().index_select(0, chosen) for one in (*places.unbind(-1), weights, first)
+        )
         counts = on.sum(1)
-        starts = 4 * (counts.cumsum(0) - counts)
-        return F.embedding_bag(index.flatten(), table, starts, mode="sum", per_sample_weights=share.flatten())
-    index, share = corners(places, size)
-    share = share * (weights if kept is None else weights * kept)[..., None]
-    index = (index + first[..., None]).flatten(1)
-    return F.embedding_bag(index, table, mode="sum", per_sample_weights=share.flatten(1))
+        bags, places = counts.cumsum(0) - counts, torch.stack([rows, columns]).movedim(0, -1)
+    else:
+        weights, bags = weights if kept is None else weights * kept, None
+    index, shares, steps = corners(places, size)
+    index, shares = index + first, tuple(share * weights for share in shares)
+    if bags is None:
+        index = torch.cat([index + step for step in steps], dim=1)
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=torch.cat(shares, dim=1))
+    return _total(
+        F.embedding_bag(index, table[step:], bags, mode="sum", per_sample_weights=share)
+        for step, share in zip(steps, shares, strict=True)
+    )
+
+
+def _total(terms: Iterator[Tensor]) -> Tensor:
+    total = next(terms)
+    for term in terms:
+        total = total + term
+    return total
+
+
+def _rows(convolution: nn.Module, image: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, C, H, W) -> (B, H W, C'), pixel by pixel in memory."""
+    assert isinstance(convolution, nn.Conv2d)
+    return F.linear(_tokens(image), convolution.weight.flatten(1), convolution.bias)
 
 
 def _tokens(image: Tensor) -> Tensor:
@@ -250,7 +287,9 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _spans(places: Tensor) -> Iterator[slice]:
-    """Queries (Q, M, 2) some at a time, so that memory holds CORNERS_AT_ONCE corners of keys."""
+    """Queries (Q, M, 2) some at a time, so that memory, or a CPU's cache, holds the corners of their keys."""
     queries, keys, _ = places.shape
-    step = queries if places.is_meta else max(1, CORNERS_AT_ONCE // (4 * keys))
+    cached = places.device.type == "cpu" and not torch.is_grad_enabled()
+    at_once = CORNERS_IN_CACHE if cached else CORNERS_AT_ONCE
+    step = queries if places.is_meta else max(1, at_once // (4 * keys))
     return (slice(start, start + step) for start in range(0, queries, step))
