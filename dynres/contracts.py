@@ -31,7 +31,8 @@ class Routing:
     """What a dynamic network decided for a batch.
 
     Attributes:
-        decisions: (B, U) in {0, 1}; where a network works on regions, the share in [0, 1] of them that a unit ran on.
+        decisions: (B, U) in {0, 1}; the share in [0, 1] of an image's regions that a unit ran on (FlexIR), or of its
+            keys that were kept (ACLA).
         probabilities: (B, U) in [0, 1], the task-aware probability of each unit (TADT, Eq. 3).
         intensity: (B,) TADT's beta >= 0, or None for a method without one.
         units: U names, in the order of the columns.

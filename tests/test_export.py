@@ -28,6 +28,10 @@ pytest.importorskip("onnxscript", reason='pip install "dynres[export]"')
 
 SIZE = (7, 9)
 EDSR = {"_target_": "dynres.backbones.edsr.EDSR", "channels": 8, "blocks": 1, "residual_scale": 1.0}
+CLA = {
+    "_target_": "dynres.backbones.acla.CrossLayerEDSR", "channels": 6, "blocks": 3, "residual_scale": 1.0,
+    "positions": [1, 3], "keys": 3, "attention": "cla",
+}  # fmt: skip
 LIIF = {"_target_": "dynres.upsamplers.liif.LIIF", "hidden": 12, "layers": 2}
 TADT = {
     "_target_": "dynres.backbones.tadt.TADT", "channels": 16, "groups": 1, "local_windows": [1, 2, 4],
@@ -56,6 +60,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, dict[str, Any]]]
     "lte": (EDSR, head("lte.LTE", hidden_dim=12, layers=2), False, {"scale": 5.5}),
     "metasr + bicubic": (EDSR, head("metasr.MetaSR", hidden=10), True, {"scale": 2.5}),
     "pixelshuffle": (EDSR, head("pixelshuffle.PixelShuffle", scale=2), False, {}),
+    "cla": (CLA, head("pixelshuffle.PixelShuffle", scale=2), False, {}),
     "swinir": (SWINIR, head("pixelshuffle.PixelShuffle", scale=2), False, {}),
     "dncnn": (DNCNN, head("same_size.SameSize", skip="subtract", image_channels=1), False, {}),
     "ffdnet": (FFDNET, head("same_size.AsImage"), False, {"noise": 25}),
@@ -198,6 +203,20 @@ def test_a_budget_is_fitted_to_the_image_given(routed: Restorer, tmp_path: Path)
     assert free.routing is not None and 0 < free.routing.decisions.sum() < 4
     assert list(done.metadata["routing"].values()) == free.routing.decisions[0].tolist()
     assert_equal(loaded(done.path, image), free.image)
+
+
+@pytest.mark.parametrize("budget", [None, 0.9])
+def test_adaptive_keys_are_chosen_by_what_the_file_sees(budget: float | None, tmp_path: Path) -> None:
+    restorer = built(CLA | {"attention": "acla"}, head("pixelshuffle.PixelShuffle", scale=2))
+    done = export_onnx(restorer, tmp_path / "net.onnx", SIZE, routing=budget, image=picture(restorer))
+    for seed in (1, 3):
+        image = picture(restorer, seed)
+        assert_equal(run(done.path, image), restorer.restore(image, budget=budget).image)
+    routing = restorer.restore(picture(restorer), budget=budget).routing
+    assert routing is not None and 0 < float(routing.decisions.mean()) < 1
+    assert list(done.metadata["routing"].values()) == routing.decisions[0].tolist()
+    with pytest.raises(UserError, match="chooses keys by what it sees"):
+        export_onnx(restorer, tmp_path / "none.onnx", SIZE, routing="none")
 
 
 def test_a_routed_network_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

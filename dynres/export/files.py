@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dynres import __version__
+from dynres.backbones.acla import CrossLayer
 from dynres.contracts import Restoration, Routing, Task
 from dynres.errors import UserError
 from dynres.export.fixed import FixedRestorer
@@ -43,7 +44,8 @@ class Exported:
         difference: largest |file - Restorer.restore| on the image it was checked with, for values in [0, 1].
         nodes: of its graph.
         metadata: what the file says of itself: format, version, network (its description), input_size and output_size
-            (height, width), scale, noise, routing (unit -> 0 or 1), macs of the backbone.
+            (height, width), scale, noise, routing (unit -> decision for the image it was checked with), macs of the
+            backbone.
     """
 
     path: Path
@@ -69,7 +71,8 @@ def export_onnx(
         path: of the file.
         size: (H, W) of the image.
         scale: upscaling factor in [1, 30]; None for the one a network was made for.
-        routing: of a routed network, and needed there: which branches run; the others are not in the file.
+        routing: of a routed network, and needed there: which branches run; the others are not in the file. Of ACLA, a
+            budget or nothing: its file chooses keys by what it sees.
         noise: standard deviation on the scale of 8 bits, for networks that must be told.
         image: (1, c, H, W) in [0, 1] (or colour for a gray network) that a budget is fitted to and the file is checked
             with; None checks with a random one.
@@ -171,6 +174,10 @@ def _reference(
                 f"{name} always runs its first block: give a budget, such as 0.6, or nothing for all blocks"
             )
         routing = 1.0
+    if isinstance(restorer.backbone, CrossLayer) and not isinstance(routing, int | float):
+        if routing not in (None, "all"):
+            raise UserError(f"{name} chooses keys by what it sees: give a budget, or nothing for all that it keeps")
+        routing = 1.0 if routed else None
     if routed and routing is None:
         raise UserError(f"{name} routes: say which branches run (--routing all, or --budget 0.6 --image photo.png)")
     if not routed and routing is not None:
@@ -209,7 +216,10 @@ def _metadata(
     found: Restoration,
 ) -> dict[str, Any]:
     routing = found.routing
-    decisions = None if routing is None else dict(zip(routing.units, routing.decisions[0].int().tolist(), strict=True))
+    decisions: dict[str, float] | None = None
+    if routing is not None:  # gates are 0 or 1; ACLA's shares of kept keys, of the image at hand, lie between
+        values = [int(value) if value in (0, 1) else value for value in routing.decisions[0].tolist()]
+        decisions = dict(zip(routing.units, values, strict=True))
     return {
         "format": 1,
         "version": __version__,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.backbones.acla import CrossLayer
 from dynres.backbones.base import Backbone
 from dynres.backbones.flexir import FlexIR
 from dynres.backbones.mstb import BRANCHES, MSTB
@@ -98,11 +99,15 @@ def _viewed(taps: Taps, shape: tuple[int, int, int]) -> Taps:
 def decided(backbone: Backbone, routing: Routing) -> Backbone:
     """A routed network without the branches that `routing` bypasses, and without the controller; takes it apart.
 
+    ACLA stays as it is: it chooses keys by what it sees, also in a file.
+
     Raises:
         ValueError: for a network of another kind.
     """
     if isinstance(backbone, FlexIR):
         return DecidedFlexIR(backbone, int(routing.decisions[0].sum()))
+    if isinstance(backbone, CrossLayer):
+        return backbone
     if not isinstance(backbone, TADT):
         raise ValueError(f"the branches of {type(backbone).__name__} cannot be taken out one by one")
     return DecidedTADT(backbone, routing.decisions[0].gt(0.5).tolist())

@@ -221,7 +221,7 @@ def highest(soft: Tensor, most: float) -> Tensor:
 def _at_most(kept: Tensor, soft: Tensor, most: float) -> Tensor:
     """Those of the kept keys (B, Q, M) whose soft masks are among the highest, the share `most` of all keys."""
     enough = most * kept.shape[1] * kept.shape[2] + 1e-9
-    if most >= 1 or not (kept.is_meta or bool((kept.sum((1, 2)) > enough).any())):
+    if most >= 1 or not (_traced(kept) or bool((kept.sum((1, 2)) > enough).any())):
         return kept  # ranking all keys takes as long as attending to them
     return kept * highest(soft, most)
 
@@ -237,12 +237,12 @@ def _weighed(
         places: (Q, M, 2).
         weights: (Q, M).
         first: (Q, M) row of the table at which each key's map begins.
-        kept: (Q, M) in {0, 1} or None. If it has no gradient, keys at 0 are not read.
+        kept: (Q, M) in {0, 1} or None. If it has no gradient, keys at 0 are not read (but in an exported graph).
 
     Returns:
         (Q, C).
     """
-    if kept is not None and not (kept.requires_grad or kept.is_meta):
+    if kept is not None and not (kept.requires_grad or _traced(kept)):
         on = kept > 0.5
         chosen = on.flatten().nonzero()[:, 0]
         rows, columns, weights, first = (
@@ -261,6 +261,11 @@ def _weighed(
         F.embedding_bag(index, table[step:], bags, mode="sum", per_sample_weights=share)
         for step, share in zip(steps, shares, strict=True)
     )
+
+
+def _traced(x: Tensor) -> bool:
+    """Whether nobody can look at its values: on the meta device, and in a graph that is to be exported."""
+    return x.is_meta or torch.compiler.is_exporting()
 
 
 def _total(terms: Iterator[Tensor]) -> Tensor:
@@ -291,5 +296,5 @@ def _spans(places: Tensor) -> Iterator[slice]:
     queries, keys, _ = places.shape
     cached = places.device.type == "cpu" and not torch.is_grad_enabled()
     at_once = CORNERS_IN_CACHE if cached else CORNERS_AT_ONCE
-    step = queries if places.is_meta else max(1, at_once // (4 * keys))
+    step = queries if _traced(places) else max(1, at_once // (4 * keys))
     return (slice(start, start + step) for start in range(0, queries, step))
