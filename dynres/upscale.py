@@ -159,7 +159,9 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
             regions = len(result.routing.regions.boxes)
             line += f", {blocks:.2f} of {len(result.routing.units)} blocks in {regions} region{'s' * (regions > 1)}"
         else:
-            line += f", {result.routing.decisions.mean().item():.0%} of the branches"
+            keys = [n for n, unit in enumerate(result.routing.units) if " keys" in unit]  # of ACLA, or none
+            some = result.routing.decisions[:, keys] if keys else result.routing.decisions
+            line += f", {some.mean().item():.0%} of the {'keys' if keys else 'branches'}"
     return line, target
 
 

@@ -90,8 +90,8 @@ class CrossLayer(Backbone):
         self.excited = nn.ModuleDict()
         if options.then_se:
             self.excited.update({str(p): ChannelAttention(channels, options.reduction) for p in self.positions})
-        self.alpha = nn.Parameter(torch.zeros(layers)) if options.searched else None
-        self.gate_temperature = 1.0
+        self.alpha = nn.Parameter(torch.ones(layers)) if options.searched else None  # gates mostly open
+        self.searched, self.gate_temperature = options.searched, 1.0
         self.units = tuple(self._unit_names()) if self.adaptive else ()
         self.halo = min(ATTENTION_HALO, self.halo) if options.attention == "se" else ATTENTION_HALO
 
@@ -182,13 +182,14 @@ class CrossLayer(Backbone):
         The last modules, which refer to most maps, go first when it does not pay the convolutions of all; the keys of
         those that stay share what is left.
         """
-        paid = dict.fromkeys(self.positions, 0.0)
         if budget == 1:
             return dict.fromkeys(self.positions, 1.0)
+        paid = dict.fromkeys(self.positions, 0.0)
+        standing = self.positions if self.alpha is None else self.found()
         cost = self.cost(height, width)
         macs = dict(zip(self.units, cost.units, strict=True))
-        for count in range(len(self.positions), 0, -1):
-            kept = self.positions[:count]
+        for count in range(len(standing), 0, -1):
+            kept = standing[:count]
             mine = {name: one for name, one in macs.items() if int(name.split()[1]) in kept}
             keys = sum(one for name, one in mine.items() if " keys" in name)
             left = budget * cost.full - cost.fixed - (sum(mine.values()) - keys)
@@ -199,7 +200,7 @@ class CrossLayer(Backbone):
     # ------------------------------------------------------------------------------------------------------- search
 
     def found(self) -> list[int]:
-        """The layers after which a searched supernet keeps its module: alpha >= 0, where alpha begins."""
+        """The layers after which a searched supernet keeps its module: alpha >= 0."""
         assert self.alpha is not None
         return [number for number, value in enumerate(self.alpha.tolist(), start=1) if value >= 0]
 
@@ -291,7 +292,7 @@ class CrossLayerRCAN(CrossLayer, RCAN):
     """RCAN with a module after each of the residual groups `positions`.
 
     Args:
-        channels, groups, blocks: see RCAN; reduction serves squeeze and excitation here and there.
+        channels, groups, blocks, image_channels: see RCAN; reduction serves squeeze and excitation here and there.
         positions ... heads: see Insertion. Table 9 has 1, 3, 5, 9 of 10 groups.
 
     Raises:
@@ -313,8 +314,9 @@ class CrossLayerRCAN(CrossLayer, RCAN):
         searched: bool = False,
         then_se: bool = False,
         heads: int = 8,
+        image_channels: int = 3,
     ) -> None:
-        super().__init__(channels, groups, blocks, reduction)
+        super().__init__(channels, groups, blocks, reduction, image_channels=image_channels)
         options = Insertion(
             positions, attention, keys, refer_head, mask_units, temperature, searched, then_se, reduction, heads
         )

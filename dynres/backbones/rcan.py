@@ -23,6 +23,7 @@ class RCAN(Backbone):
         blocks: residual channel attention blocks a group.
         reduction: channel attention squeezes C to C // reduction.
         extra_conv: one more 3x3 convolution after the skip. No public code has it; TADT's Table 3 counts it.
+        image_channels: 3 for colour, 1 for gray.
 
     Raises:
         ValueError: if a width is below 1, or channels below reduction.
@@ -31,15 +32,21 @@ class RCAN(Backbone):
     unbounded = True
 
     def __init__(
-        self, channels: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16, extra_conv: bool = False
+        self,
+        channels: int = 64,
+        groups: int = 10,
+        blocks: int = 20,
+        reduction: int = 16,
+        extra_conv: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
-        check_widths("RCAN", channels=channels, groups=groups, blocks=blocks)
-        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+        check_widths("RCAN", channels=channels, groups=groups, blocks=blocks, image_channels=image_channels)
+        self.head = nn.Sequential(nn.Conv2d(image_channels, channels, 3, padding=1))
         residual = [ResidualGroup(channels, blocks, reduction) for _ in range(groups)]
         self.body = nn.Sequential(*residual, nn.Conv2d(channels, channels, 3, padding=1))
         self.extra = nn.Conv2d(channels, channels, 3, padding=1) if extra_conv else nn.Identity()
-        self.out_channels = channels
+        self.out_channels, self.image_channels = channels, image_channels
         self.halo = min(ATTENTION_HALO, groups * (2 * blocks + 1) + 2 + int(extra_conv))
 
     def forward(self, image: Tensor, task: Task) -> Features:

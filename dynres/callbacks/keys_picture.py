@@ -72,9 +72,10 @@ def vanilla(x: Tensor, maps: Sequence[Tensor], query: tuple[int, int]) -> tuple[
     Returns:
         Number of the map (T,), row and column (T, 2), weight (T,), from the highest, on the CPU.
     """
-    own = F.normalize(x[0, :, query[0], query[1]].float(), dim=0)
-    scores = torch.stack([own @ F.normalize(one[0].flatten(1).float(), dim=0) for one in maps])
-    best = scores.flatten().softmax(0).cpu().topk(min(TOP, scores.numel()))
+    with torch.autocast(x.device.type, enabled=False):
+        own = F.normalize(x[0, :, query[0], query[1]].float(), dim=0)
+        scores = torch.stack([own @ F.normalize(one[0].flatten(1).float(), dim=0) for one in maps])
+        best = scores.flatten().softmax(0).cpu().topk(min(TOP, scores.numel()))
     place, width = best.indices % scores.shape[1], x.shape[-1]
     places = torch.stack([place // width, place % width], dim=-1)
     return best.indices // scores.shape[1], places.float(), best.values
@@ -191,9 +192,9 @@ def _circles(axes: Axes, places: Tensor, weights: Tensor, scale: Normalize, size
 
 def _cross(axes: Axes, query: tuple[int, int], size: float) -> None:
     mark = axes.scatter(
-        [query[1]], [query[0]], s=size, marker="x", color=QUERY, linewidths=1.9, zorder=4, label="query"
+        [query[1]], [query[0]], s=size, marker="+", color=QUERY, linewidths=1.2, zorder=4, label="query"
     )
-    mark.set_path_effects([withStroke(linewidth=3.6, foreground="black")])
+    mark.set_path_effects([withStroke(linewidth=2.4, foreground="black")])
 
 
 def _bar(axes: Axes, scale: Normalize) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from dynres.files import write_text
 from dynres.report import Record
 
 NAME = "acla_found"
-# Of the search's command, what its continuation needs too: the profile, and the data but for the search's own halves.
-_KEPT = r"(profile=|data=|data\.(?!halves|fraction))"
+# Of the search's command, what its continuation needs too: the profile, and the data but for the search's own parts.
+_KEPT = r"(profile=|image_skip=|data=|data\.(?!halves|fraction))"
 RETRAINED_BY = {"queries": "assr", "patches": "acla"}  # conf/method, by what the task's data yield
 
 
@@ -41,7 +42,10 @@ class FoundPositions(EvaluationWatcher):
         write_text(folder / "positions.json", json.dumps(result, indent=2) + "\n")
         history = _history(folder / "metrics.csv", len(alpha))
         save_figure(trainer, draw(history, alpha), "alphas.png", "alphas")
-        listed = ", ".join(map(str, result["positions"])) or "none: lambda (method.cost_weight) is too large"
+        listed = (
+            ", ".join(map(str, result["positions"]))
+            or "none; a smaller method.cost_weight or a longer search keeps more"
+        )
         print(f"positions found: {listed} (of {len(alpha)} layers)")
         if HydraConfig.initialized() and (folder / "config.yaml").is_file():
             file = folder / "found" / "experiment" / f"{NAME}.yaml"
@@ -49,8 +53,16 @@ class FoundPositions(EvaluationWatcher):
             config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
             write_text(file, experiment(config, dict(HydraConfig.get().runtime.choices), result["positions"]))
             kept = [one for one in HydraConfig.get().overrides.task if re.match(_KEPT, one)]
-            command = f"python -m dynres.run --config-dir {file.parent.parent} +experiment={NAME}"
-            print(" ".join(["train it:", command, *kept]))
+            command = [
+                "python",
+                "-m",
+                "dynres.run",
+                "--config-dir",
+                str(file.parent.parent),
+                f"+experiment={NAME}",
+                *kept,
+            ]
+            print(f"train it: {shlex.join(command)}")
 
 
 def experiment(config: dict[str, Any], choices: dict[str, str], positions: list[int]) -> str:
@@ -70,10 +82,12 @@ def experiment(config: dict[str, Any], choices: dict[str, str], positions: list[
         "callbacks": "acla",
     }
     backbone = {key: value for key, value in config["backbone"].items() if key not in ("_target_", "searched")}
+    upsampler = {key: value for key, value in config["upsampler"].items() if key != "_target_"}
     body = {
         "defaults": [{f"override /{group}": choice} for group, choice in overrides.items()],
         "task": config["task"],
         "backbone": backbone | {"positions": positions},
+        **({"upsampler": upsampler} if upsampler else {}),
         "pixels": config["pixels"],
     }
     about = (

@@ -132,6 +132,8 @@ def _prepared(
     image: Tensor | None,
 ) -> _Job:
     restorer = copy.deepcopy(restorer).cpu().eval()
+    if getattr(restorer.backbone, "searched", False):
+        raise UserError("this is the supernet of a search: train what it found (found/ in its run), and export that")
     scale = restorer.upsampler.scale if scale is None else scale
     if scale is None:
         raise UserError("this network enlarges by any factor: say which (--scale 2)")

@@ -70,10 +70,10 @@ class CrossLayerAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_widths("cross-layer attention", channels=channels, maps=maps, keys=keys)
-        if mask_units not in get_args(MaskUnits) or not temperature > 0:
-            raise ValueError(
-                f"mask_units must be per_key or one and temperature above 0, got {mask_units}, {temperature}"
-            )
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if mask_units not in get_args(MaskUnits):
+            raise ValueError(f"mask_units must be one of {', '.join(get_args(MaskUnits))}, got {mask_units!r}")
         self.maps, self.keys, self.temperature = maps, keys, temperature
         self.query = nn.Conv2d(channels, 3 * maps * keys, 1)  # rows, columns and logits, each for n K keys
         self.value = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(maps))

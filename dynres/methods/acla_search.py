@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ class AclaSearch(RestorationTraining):
     geometrically in the second. A layer loses its module where alpha ends below 0 (`CrossLayer.found`).
 
     The paper prints the learning rate, its cosine schedule, 200 epochs and lambda. Where it is silent: both stages take
-    half of the steps, tau falls from 1 to 0.1, alpha begins at 0 and has the weights' learning rate, and colours of the
-    MSE range to 255: lambda of 0.15 to 0.3 would outweigh an error of colours in [0, 1] a hundredfold.
+    half of the steps, tau falls from 1 to 0.1, alpha begins at 1 and has ten times the weights' learning rate (at 1e-4
+    Adam could move it by 0.9 in the whole search, and no module would ever go), and colours of the MSE range to 255:
+    lambda of 0.15 to 0.3 would outweigh an error of colours in [0, 1] a hundredfold.
 
     Args:
         restorer: its backbone is a supernet (backbone=acla_edsr backbone.searched=true backbone.positions=all).
@@ -54,8 +56,8 @@ class AclaSearch(RestorationTraining):
         inference: Inference | None = None,
         cost_weight: float = 0.15,
         weights_only: float = 0.5,
-        temperature: tuple[float, float] = (1.0, 0.1),
-        alpha_rate: float = 1.0,
+        temperature: Sequence[float] = (1.0, 0.1),
+        alpha_rate: float = 10.0,
     ) -> None:
         super().__init__(restorer, learning_rate, (), 1.0, seed, inference)
         if getattr(restorer.backbone, "alpha", None) is None:
@@ -63,15 +65,18 @@ class AclaSearch(RestorationTraining):
                 "method=acla_search needs a supernet: backbone=acla_edsr (or acla_rcan) backbone.searched=true "
                 "backbone.positions=all"
             )
-        if cost_weight < 0 or not 0 <= weights_only < 1 or not alpha_rate > 0:
-            raise ValueError(
-                f"cost_weight must be at least 0, weights_only in [0, 1) and alpha_rate above 0, got {cost_weight}, "
-                f"{weights_only} and {alpha_rate}"
-            )
-        if len(temperature) != 2 or not 0 < temperature[1] <= temperature[0]:
-            raise ValueError(f"temperature must be [first, last], falling and above 0, got {list(temperature)}")
+        if cost_weight < 0:
+            raise ValueError(f"cost_weight must be at least 0, got {cost_weight}")
+        if not 0 <= weights_only < 1:
+            raise ValueError(f"weights_only must lie in [0, 1), got {weights_only}")
+        if not alpha_rate > 0:
+            raise ValueError(f"alpha_rate must be above 0, got {alpha_rate}")
+        numbers = list(temperature) if isinstance(temperature, Sequence) else []
+        plain = len(numbers) == 2 and all(isinstance(tau, int | float) for tau in numbers)
+        if not plain or not 0 < numbers[1] <= numbers[0]:
+            raise ValueError(f"temperature must be two falling numbers above 0, such as [1, 0.1], got {temperature}")
         self.cost_weight, self.weights_only, self.alpha_rate = cost_weight, weights_only, alpha_rate
-        self.temperature = (float(temperature[0]), float(temperature[1]))
+        self.temperature = (float(numbers[0]), float(numbers[1]))
 
     @property
     def supernet(self) -> CrossLayer:

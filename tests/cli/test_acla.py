@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynres.export.__main__ import main as export_command
+
 from .conftest import Ended, start, typed, wait
 
 TINY = ["profile=smoke", "data=folder", "data.val_crop=48"]
@@ -58,6 +60,23 @@ def test_the_search_of_another_task_is_trained_as_that_task(photos: Path, here: 
         assert f"override {line}" in text
 
 
+def test_a_supernet_is_not_exported(searched: Ended, here: Path) -> None:
+    last = searched.folder / "checkpoints" / "last.ckpt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sys.argv", ["export", "--ckpt", str(last), "--size", "24x20", "-o", "net.pt2", "--format", "pt2"]
+        )
+        with pytest.raises(SystemExit) as ended:
+            export_command()
+    assert ended.value.code == 2 and not (here / "net.pt2").exists()
+
+
+def test_keys_are_drawn_in_bfloat16(photos: Path, here: Path) -> None:
+    options = ["inference.precision=bf16", "data.lr_size=12", f"data.root={photos}"]
+    ended = typed("+experiment=acla_edsr_sr", *TINY, *options)
+    assert ended.code == 0 and list((ended.folder / "keys").glob("*.png")), ended.err
+
+
 def test_a_killed_search_resumes_as_if_it_had_not(photos: Path, here: Path) -> None:
     command = [*SEARCH, f"data.root={photos}", "trainer.max_steps=24", "trainer.val_check_interval=12"]
     whole = typed(*command, f"out={here}/whole")
@@ -99,6 +118,8 @@ def test_every_task_trains_and_counts_its_keys(experiment: str, label: str, phot
         (["+experiment=acla_search", "backbone.positions=[1,2]"], "positions=all"),
         (["+experiment=acla_search", "data.batch_size=1"], "data.batch_size"),
         (["+experiment=acla_search", "backbone=edsr"], "searched"),
+        (["+experiment=acla_edsr_sr", "data.halves=true"], "method=acla_search"),
+        (["+experiment=acla_search", "method.temperature=1"], "such as [1, 0.1]"),
         (["+experiment=acla_edsr_sr", "backbone.searched=true"], "method=acla_search"),
         (["+experiment=acla_edsr_sr", "backbone.positions=[0,99]"], "layers from 1 to"),
         (["+experiment=acla_edsr_sr", "backbone.attention=everything"], "attention must be one of"),

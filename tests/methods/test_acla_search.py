@@ -128,8 +128,17 @@ def test_error_is_of_8_bit_colours() -> None:
     assert record.outputs[0]["loss"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_heavy_cost_drops_every_module_and_none_keeps_those_that_help() -> None:
-    method = search(cost_weight=1e4, alpha_rate=100.0, weights_only=0.0)
+def test_the_published_schedule_can_close_every_gate() -> None:
+    """Adam moves alpha by at most about its learning rate a step."""
+    steps, first = 200_000, 100_000
+    turns = range(first + 1, steps, 2)
+    rates = [0.5 * (1 + math.cos(math.pi * step / steps)) for step in turns]
+    method = search(learning_rate=1e-4)
+    assert method.alpha_rate * method.learning_rate * sum(rates) > 3 * method.alpha.max().item()
+
+
+def test_a_heavy_cost_drops_every_module() -> None:
+    method = search(cost_weight=1e4, alpha_rate=1000.0, weights_only=0.0)
     fit(method, 20)
     assert method.supernet.found() == []
     method.supernet.eval()
@@ -162,6 +171,8 @@ def test_gates_are_drawn_anew_each_step_and_not_at_inference() -> None:
         ({"alpha_rate": 0.0}, "alpha_rate"),
         ({"temperature": (0.1, 1.0)}, "temperature"),
         ({"temperature": (1.0,)}, "temperature"),
+        ({"temperature": 1}, "temperature"),
+        ({"temperature": ("a", "b")}, "temperature"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
