@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -139,16 +140,22 @@ def _macs(module: nn.Module, side: int) -> float:
     return float(count_on_meta(module, maps[-1], *([] if isinstance(module, NonLocalBlock) else [maps])))
 
 
-def keeping_module(keys: int, device: torch.device) -> CrossLayerAttention:
-    """ACLA whose masks keep every key, some more surely than others, so that `most` alone says how many are read."""
+def keeping_modules(keys: int, maps: Sequence[Tensor]) -> dict[float, CrossLayerAttention]:
+    """ACLA whose masks keep each of SHARES of the keys that these maps give: alike but for the biases of the masks."""
     torch.manual_seed(0)
-    module = CrossLayerAttention(CHANNELS, MAPS, keys, adaptive=True)
-    assert module.mask is not None
-    for unit in module.mask:
-        assert isinstance(unit, nn.Conv2d) and unit.bias is not None
-        nn.init.constant_(unit.bias, 8.0)  # on random maps the weights add 0.6 either way
+    module = CrossLayerAttention(CHANNELS, MAPS, keys, adaptive=True).to(maps[0].device).eval()
     nn.init.normal_(module.output.weight)  # which begins at zero and would hide errors
-    return module.eval().to(device)
+    with torch.no_grad():
+        soft = module.choose(maps[-1], maps).soft
+        assert soft is not None
+        ranked = F.pad(soft.logit().flatten().sort(descending=True).values, (0, 1), value=-100.0)
+    made = {}
+    for share in SHARES:
+        made[share] = copy.deepcopy(module)
+        for unit in made[share].mask or ():
+            assert isinstance(unit, nn.Conv2d) and unit.bias is not None
+            unit.bias.data -= ranked[round(share * soft.numel())]  # those above it stay
+    return made
 
 
 def masked(keys: Keys) -> Keys:
@@ -159,19 +166,21 @@ def masked(keys: Keys) -> Keys:
 
 def _kept(bench: Bench, keys: int, side: int) -> Iterator[Row | Point]:
     """The module, and its sum over keys alone, at every share of keys, and with masks instead of fewer keys."""
-    module, maps = keeping_module(keys, bench.device), random_maps(CHANNELS, side, bench.device)
+    maps = random_maps(CHANNELS, side, bench.device)
+    modules = keeping_modules(keys, maps)
+    half = modules[0.5]
 
     def whole(share: float) -> Tensor:
-        return module(maps[-1], maps, share)[0]
+        return modules[share](maps[-1], maps)[0]
 
     def whole_masked() -> Tensor:
-        return maps[-1] + module.output(module._attend(masked(module.choose(maps[-1], maps, 0.5)), maps))
+        return maps[-1] + half.output(half._attend(masked(half.choose(maps[-1], maps)), maps))
 
     def aggregation(chosen: Keys) -> Tensor:
-        return module._attend(chosen, maps)
+        return half._attend(chosen, maps)
 
     with torch.inference_mode():
-        chosen = {share: module.choose(maps[-1], maps, share) for share in SHARES}
+        chosen = {share: module.choose(maps[-1], maps) for share, module in modules.items()}
         forms: dict[str, Callable[[], Tensor]] = {"module, masked": whole_masked}
         forms["aggregation, masked"] = functools.partial(aggregation, masked(chosen[0.5]))
         for share in SHARES:
