@@ -158,8 +158,6 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             "method=acla_search needs a supernet and two halves of the images: +experiment=acla_search sets "
             "backbone.searched=true backbone.positions=all data.halves=true"
         )
-    if cfg.data.get("halves") and choices["method"] != "acla_search":
-        raise UserError("data.halves=true deals the images out to the two parts of a search: use method=acla_search")
     if cfg.backbone.get("searched") and cfg.mode == "fit" and choices["method"] != "acla_search":
         raise UserError("backbone.searched=true is the supernet of method=acla_search: leave it out to train a network")
     if cfg.network not in ("config", "ckpt"):

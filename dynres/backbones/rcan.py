@@ -40,8 +40,8 @@ class RCAN(Backbone):
         extra_conv: bool = False,
         image_channels: int = 3,
     ) -> None:
-        super().__init__()
         check_widths("RCAN", channels=channels, groups=groups, blocks=blocks, image_channels=image_channels)
+        super().__init__()
         self.head = nn.Sequential(nn.Conv2d(image_channels, channels, 3, padding=1))
         residual = [ResidualGroup(channels, blocks, reduction) for _ in range(groups)]
         self.body = nn.Sequential(*residual, nn.Conv2d(channels, channels, 3, padding=1))

@@ -118,7 +118,6 @@ def test_every_task_trains_and_counts_its_keys(experiment: str, label: str, phot
         (["+experiment=acla_search", "backbone.positions=[1,2]"], "positions=all"),
         (["+experiment=acla_search", "data.batch_size=1"], "data.batch_size"),
         (["+experiment=acla_search", "backbone=edsr"], "searched"),
-        (["+experiment=acla_edsr_sr", "data.halves=true"], "method=acla_search"),
         (["+experiment=acla_search", "method.temperature=1"], "such as [1, 0.1]"),
         (["+experiment=acla_edsr_sr", "backbone.searched=true"], "method=acla_search"),
         (["+experiment=acla_edsr_sr", "backbone.positions=[0,99]"], "layers from 1 to"),
