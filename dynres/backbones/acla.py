@@ -78,7 +78,7 @@ class CrossLayer(Backbone):
         if options.attention not in get_args(Attention):
             raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}, got {options.attention!r}")
         self.positions = resolved(options.positions, layers)
-        self.layers, self.channels, self.keys, self.refer_head = layers, channels, options.keys, options.refer_head
+        self.channels, self.keys, self.refer_head = channels, options.keys, options.refer_head
         self.adaptive = options.attention == "acla"
         if options.searched and (not self.adaptive or len(self.positions) < layers):
             raise ValueError(
@@ -91,7 +91,7 @@ class CrossLayer(Backbone):
         if options.then_se:
             self.excited.update({str(p): ChannelAttention(channels, options.reduction) for p in self.positions})
         self.alpha = nn.Parameter(torch.ones(layers)) if options.searched else None  # gates mostly open
-        self.searched, self.gate_temperature = options.searched, 1.0
+        self.gate_temperature = 1.0
         self.units = tuple(self._unit_names()) if self.adaptive else ()
         self.halo = min(ATTENTION_HALO, self.halo) if options.attention == "se" else ATTENTION_HALO
 
@@ -187,12 +187,11 @@ class CrossLayer(Backbone):
         paid = dict.fromkeys(self.positions, 0.0)
         standing = self.positions if self.alpha is None else self.found()
         cost = self.cost(height, width)
-        macs = dict(zip(self.units, cost.units, strict=True))
         for count in range(len(standing), 0, -1):
             kept = standing[:count]
-            mine = {name: one for name, one in macs.items() if int(name.split()[1]) in kept}
-            keys = sum(one for name, one in mine.items() if " keys" in name)
-            left = budget * cost.full - cost.fixed - (sum(mine.values()) - keys)
+            macs = [[height * width * one for one in self._unit_macs(position)] for position in kept]
+            keys = sum(sum(one[1:]) for one in macs)
+            left = budget * cost.full - cost.fixed - sum(one[0] for one in macs)
             if left >= 0:
                 return paid | dict.fromkeys(kept, min(1.0, left / keys))
         return paid
@@ -242,10 +241,11 @@ class Decided(NamedTuple):
     def of(cls, keys: Keys, strength: Tensor, maps: int) -> Decided:
         assert keys.kept is not None and keys.soft is not None
         own = strength.double().expand(len(keys.kept), 1)
-        shares = (
-            values.unflatten(2, (maps, -1)).mean((1, 3), dtype=torch.float64) for values in (keys.kept, keys.soft)
-        )
-        return cls(*(torch.cat([own, share], dim=1) for share in shares))
+        each = (
+            keys.kept[0].numel() / maps
+        )  # sums, not means: a mean counts as MACs (dynres.cost), and this is no network
+        sums = (values.unflatten(2, (maps, -1)).sum((1, 3), dtype=torch.float64) for values in (keys.kept, keys.soft))
+        return cls(*(torch.cat([own, one / each], dim=1) for one in sums))
 
     @classmethod
     def none(cls, x: Tensor, maps: int) -> Decided:

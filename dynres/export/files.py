@@ -132,7 +132,7 @@ def _prepared(
     image: Tensor | None,
 ) -> _Job:
     restorer = copy.deepcopy(restorer).cpu().eval()
-    if getattr(restorer.backbone, "searched", False):
+    if getattr(restorer.backbone, "alpha", None) is not None:
         raise UserError("this is the supernet of a search: train what it found (found/ in its run), and export that")
     scale = restorer.upsampler.scale if scale is None else scale
     if scale is None:

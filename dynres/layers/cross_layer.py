@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynres.layers.gates import logistic, straight_through
+from dynres.layers.gates import binary_gumbel_softmax, straight_through
 from dynres.layers.precision import full_precision
 from dynres.layers.widths import check_widths
 
@@ -134,7 +134,7 @@ class CrossLayerAttention(nn.Module):
                 return Keys(places, weights, None, None)
             beta = self._beta(places, maps)
             soft = torch.sigmoid(beta / self.temperature)
-            noisy = torch.sigmoid((beta + logistic(beta)) / self.temperature) if self.training else soft.detach()
+            noisy = binary_gumbel_softmax(beta, self.temperature) if self.training else soft.detach()
             kept, ranks = straight_through(noisy), soft.detach()
             if presence is not None and not self.training:
                 there = presence.isfinite().to(kept.dtype).repeat_interleave(self.keys)
@@ -222,7 +222,7 @@ def _at_most(kept: Tensor, soft: Tensor, most: float) -> Tensor:
     """Those of the kept keys (B, Q, M) whose soft masks are among the highest, the share `most` of all keys."""
     enough = most * kept.shape[1] * kept.shape[2] + 1e-9
     if most >= 1 or not (_traced(kept) or bool((kept.sum((1, 2)) > enough).any())):
-        return kept  # ranking all keys takes as long as attending to them
+        return kept  # ranking all keys takes a fifth of the module's time
     return kept * highest(soft, most)
 
 

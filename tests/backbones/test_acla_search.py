@@ -25,7 +25,7 @@ def supernet(alpha: list[float], **options: Any) -> CrossLayerEDSR:
 def derived(network: CrossLayerEDSR, **options: Any) -> CrossLayerEDSR:
     """The network that a search found, with the supernet's weights."""
     found = network.found()
-    small = edsr(found, blocks=network.layers, refer_head=network.refer_head, **options)
+    small = edsr(found, blocks=len(network.positions), refer_head=network.refer_head, **options)
     assert not small.load_state_dict(
         {key: value for key, value in network.state_dict().items() if not key.startswith(("inserted", "alpha"))},
         strict=False,
