@@ -99,6 +99,8 @@ def _diagnosis(path: Path, error: Exception) -> str:
 def restorer_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The restorer's weights a checkpoint recommends: the moving average where the run kept one, else the trained ones.
 
+    Where channels carry scores beside the weights (method=prune before its cut), these are multiplied in.
+
     Args:
         checkpoint: from `read_checkpoint`.
 
@@ -108,9 +110,14 @@ def restorer_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoint holds no restorer.
     """
-    average = checkpoint.get("callbacks", {}).get("Ema", {}).get("weights")
-    if average:
-        return dict(average)
+    weights = dict(checkpoint.get("callbacks", {}).get("Ema", {}).get("weights") or restorer_state(checkpoint))
+    for name, factor in checkpoint.get("factors", {}).items():
+        weights[name] = weights[name] * factor
+    return weights
+
+
+def restorer_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The restorer's weights as they are trained; see `restorer_weights` for those to restore with."""
     prefix = "restorer."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     if not weights:

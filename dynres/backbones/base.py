@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dynres.contracts import Cost, Exit, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
 from dynres.cost.memory import peak_on_meta
+from dynres.layers.channels import Cuttable, InnerChannels
 
 
 class Backbone(nn.Module, ABC):
@@ -86,6 +87,11 @@ class Backbone(nn.Module, ABC):
             return fixed.repeat(batch)
         units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
         return fixed + routing.decisions.cpu().double() @ units
+
+    def inner_channels(self) -> list[InnerChannels]:
+        """What can be cut inside its blocks, each kind in the order of its option for widths; of most, nothing."""
+        blocks = [part for part in self.modules() if part is not self and isinstance(part, Cuttable)]
+        return [inner for block in blocks for inner in block.inner_channels()]
 
     def memory(self, height: int, width: int) -> int:
         """Bytes that `forward` of one height x width image in float32 holds at most, every unit on, but the weights.

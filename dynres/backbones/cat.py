@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynres.backbones.swinir import ResidualTransformer
 from dynres.contracts import Features, Task
 from dynres.layers.attention import attend_in_windows, masked_biases, position_bias
+from dynres.layers.channels import check_inner_widths
 from dynres.layers.precision import full_precision
 from dynres.layers.transformer import Connection, ResidualGroup, TransformerBlock, check_depths, drop_path_rates
 from dynres.layers.widths import check_widths
@@ -131,7 +132,8 @@ class CAT(ResidualTransformer):
         long_side: of the windows; None for the image's whole side (CAT-A). Every second block shifts its windows by
             half of the other sides.
         mlp_ratio: hidden width of the MLPs over C.
-        image_channels, out_channels, resi_connection, drop_path: as in SwinIR.
+        image_channels, out_channels, resi_connection, drop_path, mlp_widths: as in SwinIR. The channels of its
+            attention are also a convolution's, and cannot be cut.
 
     Raises:
         ValueError: on a width or count below 1, heads that are odd or do not divide C, not one short side a group,
@@ -150,8 +152,11 @@ class CAT(ResidualTransformer):
         out_channels: int | None = 64,
         resi_connection: Connection = "1conv",
         drop_path: float = 0.1,
+        mlp_widths: Sequence[int] | None = None,
     ) -> None:
         hidden = round(embed_dim * mlp_ratio)
+        check_inner_widths("a network", sum(depths), "blocks", mlp_widths=mlp_widths)
+        widths = iter(mlp_widths or [hidden] * sum(depths))
         check_depths("CAT", depths, hidden)
         check_widths("CAT", image_channels=image_channels, short_sides=min(short_sides, default=0), heads=heads)
         _check_shapes(embed_dim, len(depths), heads, short_sides, long_side)
@@ -159,7 +164,8 @@ class CAT(ResidualTransformer):
         for short, rates in zip(short_sides, drop_path_rates(depths, drop_path), strict=True):
             shifts = ((0, 0), (0, 0)), both_shifts(short, long_side)
             blocks = [
-                CrossBlock(embed_dim, heads, shifts[number % 2], hidden, rate) for number, rate in enumerate(rates)
+                CrossBlock(embed_dim, heads, shifts[number % 2], next(widths), rate)
+                for number, rate in enumerate(rates)
             ]
             groups.append(CrossGroup(embed_dim, blocks, resi_connection, short, long_side))
         super().__init__(image_channels, embed_dim, groups, resi_connection, out_channels)

@@ -53,7 +53,8 @@ class FlexIR(Backbone):
     "absolute", nothing: h is a score of 8-bit values itself. h = -inf is P = 1, h = inf the last block, whatever it is.
 
     Args:
-        embed_dim, depths, heads, window, mlp_ratio, image_channels, resi_connection, drop_path: see SwinIR.
+        embed_dim, depths, heads, window, mlp_ratio, image_channels, resi_connection, drop_path, mlp_widths,
+            head_widths: see SwinIR.
         scale: 1 to restore at the image's own size; 2 or 4 to enlarge with the tail for real images.
         skip: whether the image, or its bicubic enlargement, is added to what a branch gives; None: at scale 1 alone,
             as SwinIR. Branches that enlarge and add begin with zeros.
@@ -88,6 +89,8 @@ class FlexIR(Backbone):
         threshold_base: ThresholdBase = "first",
         calibration: Sequence[Sequence[float]] | None = None,
         pixel_factor: float = 1.0,
+        mlp_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         hidden = round(embed_dim * mlp_ratio)
@@ -105,7 +108,8 @@ class FlexIR(Backbone):
         self.unbounded = reach(depths, window, resi_connection, 1 if scale == 1 else 3) > self.halo
         self.conv_first = nn.Conv2d(image_channels, embed_dim, 3, padding=1)
         self.patch_norm = nn.LayerNorm(embed_dim)
-        self.layers = nn.ModuleList(swin_groups(embed_dim, depths, heads, window, hidden, resi_connection, drop_path))
+        sizes = (embed_dim, depths, heads, window, hidden, resi_connection, drop_path)
+        self.layers = nn.ModuleList(swin_groups(*sizes, mlp_widths, head_widths))
         branches = [Branch(embed_dim, image_channels, scale, resi_connection, tail_width) for _ in depths]
         if self.skip and scale > 1:
             for parameter in (each for branch in branches for each in branch.last.parameters()):

@@ -8,7 +8,8 @@ block shifts its local windows by half, as SwinIR does; the global windows are n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from dynres.backbones.base import Backbone
 from dynres.contracts import Cost, Features, Task
 from dynres.layers.attention import WindowAttention
+from dynres.layers.channels import InnerChannels, check_inner_widths
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.transformer import ResidualGroup, initialise
 from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
@@ -77,17 +79,35 @@ class MSTB(nn.Module):
         global_window: int,
         pooled: int,
         heads: int,
-        mlp_ratio: float,
+        hidden: int,
         shifted: bool,
+        head_widths: Sequence[int | None] = (None,) * BRANCHES,
     ) -> None:
         super().__init__()
-        width, hidden = channels // BRANCHES, int(channels * mlp_ratio)
+        share = channels // BRANCHES
         self.norm1 = nn.LayerNorm(channels)
-        local = [WindowAttention(width, heads, m, shift=m // 2 if shifted else 0) for m in local_windows]
-        self.branches = nn.ModuleList([*local, WindowAttention(width, heads, global_window, pooled)])
-        self.projection = nn.Linear(channels, channels)
+        local = zip(local_windows, head_widths[:-1], strict=True)
+        attentions = [WindowAttention(share, heads, m, None, m // 2 if shifted else 0, width) for m, width in local]
+        attentions.append(WindowAttention(share, heads, global_window, pooled, 0, head_widths[-1]))
+        self.branches = nn.ModuleList(attentions)
+        self.widths = [heads * attention.width for attention in self.attentions()]  # of the branches' outputs
+        self.projection = nn.Linear(sum(self.widths), channels)
         self.norm2 = nn.LayerNorm(channels)
+        self.hidden = hidden
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def attentions(self) -> list[WindowAttention]:
+        """Of the branches."""
+        return [branch for branch in self.branches if isinstance(branch, WindowAttention)]
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """Of its four attentions and of its MLP."""
+        firsts = accumulate(self.widths, initial=0)
+        for attention, first in zip(self.attentions(), firsts, strict=False):
+            yield InnerChannels("msa", attention.heads, attention.width, attention.qkv, self.projection, first)
+        into, out = self.mlp[0], self.mlp[2]
+        assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
+        yield InnerChannels("mlp", 1, into.out_features, into, out)
 
     def forward(self, x: Tensor, routing: Tensor | Turns = ALL) -> Tensor:
         """Args: x (B, H, W, C); routing: the turns to run, or (B, 4) gates, with a gradient, to multiply by."""
@@ -98,7 +118,8 @@ class MSTB(nn.Module):
     def _gated(self, parts: Sequence[Tensor], gates: Tensor) -> Tensor:
         """All branches run: the straight-through gradient of a closed gate needs its branch's output (Eq. 1, 4)."""
         outputs = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], dim=-1)
-        weight = gates.repeat_interleave(outputs.shape[-1] // BRANCHES, dim=1)[:, None, None, :]
+        of_channel = torch.tensor(self.widths, device=gates.device)
+        weight = gates.repeat_interleave(of_channel, dim=1, output_size=outputs.shape[-1])[:, None, None, :]
         return in_pieces(self.projection, outputs * weight.to(outputs.dtype))
 
     def _routed(self, parts: Sequence[Tensor], routing: Turns) -> Tensor:
@@ -123,8 +144,8 @@ class MSTB(nn.Module):
         return in_pieces(lambda tokens: F.linear(tokens, weight, bias), outputs)
 
     def _columns(self, branch: int) -> Tensor:
-        """W_j of Eq. 2: the (C, C/4) columns of the projection that read branch j."""
-        return self.projection.weight.chunk(BRANCHES, dim=1)[branch]
+        """W_j of Eq. 2: the (C, C/4) columns of the projection that read branch j, fewer where its heads were cut."""
+        return self.projection.weight.split(self.widths, dim=1)[branch]
 
 
 class MultiScaleTransformer(Backbone):
@@ -140,6 +161,12 @@ class MultiScaleTransformer(Backbone):
         mlp_ratio: hidden width of the MLP over C.
         blocks_per_group: 2 in the paper.
         out_channels: channels of the feature map.
+        mlp_widths: hidden channels of each block's MLP, first to last, instead of C x mlp_ratio; None for all alike.
+        head_widths: channels a head of each branch, the four of the first block first, instead of C / (4 heads)
+            (a pruned network, see dynres.pruning).
+
+    Raises:
+        ValueError: on sizes that do not divide each other, a count below 1, or another number of widths than blocks.
     """
 
     unbounded = True
@@ -155,6 +182,8 @@ class MultiScaleTransformer(Backbone):
         mlp_ratio: float = 2.0,
         blocks_per_group: int = 2,
         out_channels: int = 64,
+        mlp_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if len(local_windows) != BRANCHES - 1 or any(global_window % m for m in local_windows):
@@ -171,21 +200,21 @@ class MultiScaleTransformer(Backbone):
         self.size_multiple, self.halo = global_window, global_window
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.patch_norm = nn.LayerNorm(channels)
-        self.groups = nn.ModuleList(
-            ResidualGroup(
-                channels,
-                [
-                    MSTB(channels, local_windows, global_window, pooled, heads, mlp_ratio, shifted=index % 2 == 1)
-                    for index in range(group * blocks_per_group, (group + 1) * blocks_per_group)
-                ],
-            )
-            for group in range(groups)
-        )
+        count = groups * blocks_per_group
+        check_inner_widths("a network", count, "blocks", mlp_widths=mlp_widths)
+        check_inner_widths("a network", BRANCHES * count, "branches", head_widths=head_widths)
+        mlps = mlp_widths or [int(channels * mlp_ratio)] * count
+        of_heads: Sequence[int | None] = head_widths or [None] * (BRANCHES * count)
+        sizes = (channels, local_windows, global_window, pooled, heads)
+        blocks = [
+            MSTB(*sizes, mlps[index], index % 2 == 1, of_heads[BRANCHES * index : BRANCHES * (index + 1)])
+            for index in range(count)
+        ]
+        parts_of = range(0, count, blocks_per_group)
+        self.groups = nn.ModuleList(ResidualGroup(channels, blocks[i : i + blocks_per_group]) for i in parts_of)
         self.norm = nn.LayerNorm(channels)
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_last = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.mlp_hidden = int(channels * mlp_ratio)
-        self.blocks_per_group = blocks_per_group
         initialise(self)
 
     def forward(self, image: Tensor, task: Task) -> Features:
@@ -212,9 +241,13 @@ class MultiScaleTransformer(Backbone):
         """
         c, branch = self.channels, self.channels // BRANCHES
         pixels = (-(-height // self.global_window)) * (-(-width // self.global_window)) * self.global_window**2
-        block = 2 * c * self.mlp_hidden + 2 * 5 * c
-        convolutions = 9 * (3 * c + (len(self.groups) + 1) * c * c + c * self.out_channels)
-        fixed = len(self.groups) * self.blocks_per_group * block + convolutions + 2 * 5 * c
         keys = [m * m for m in self.local_windows] + [self.pooled**2]
-        units = [self.blocks_per_group * (3 * branch**2 + branch * c + 2 * branch * k) for k in keys]
-        return Cost(fixed * pixels, tuple(u * pixels for u in units) * len(self.groups))
+        fixed, units = 9 * (3 * c + (len(self.groups) + 1) * c * c + c * self.out_channels) + 2 * 5 * c, []
+        for group in self.groups.children():
+            assert isinstance(group, ResidualGroup)
+            blocks = [block for block in group.blocks if isinstance(block, MSTB)]
+            fixed += sum(2 * c * block.hidden + 2 * 5 * c for block in blocks)
+            units += [
+                sum((3 * branch + c + 2 * k) * block.widths[j] for block in blocks) * pixels for j, k in enumerate(keys)
+            ]
+        return Cost(fixed * pixels, tuple(units))

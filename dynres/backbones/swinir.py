@@ -7,13 +7,14 @@ network and the denoisers have out_channels=None, under DirectPixelShuffle and S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
 from dynres.layers.attention import WindowAttention
+from dynres.layers.channels import InnerChannels, check_inner_widths
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.transformer import (
     Connection,
@@ -31,10 +32,16 @@ from dynres.layers.windows import pad_to_multiple, to_image, to_tokens
 class SwinLayer(TransformerBlock):
     """Swin Transformer layer (STL, Fig. 2b): attention in windows, every second time in shifted ones."""
 
-    def __init__(self, channels: int, heads: int, window: int, shift: int, hidden: int, drop_path: float) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: int, shift: int, hidden: int, drop_path: float, width: int | None
+    ) -> None:
         super().__init__(channels, hidden, drop_path)
-        self.attn = WindowAttention(channels, heads, window, shift=shift)
-        self.proj = nn.Linear(channels, channels)
+        self.attn = WindowAttention(channels, heads, window, shift=shift, width=width)
+        self.proj = nn.Linear(heads * self.attn.width, channels)
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        yield InnerChannels("msa", self.attn.heads, self.attn.width, self.attn.qkv, self.proj)
+        yield from super().inner_channels()
 
     def attend(self, x: Tensor) -> Tensor:
         return in_pieces(self.proj, self.attn(x))
@@ -104,9 +111,13 @@ class SwinIR(ResidualTransformer):
         resi_connection: convolution at the end of each group and of the body: "1conv", or the slimmer "3conv" of the
             large network for real images.
         drop_path: stochastic depth of the last layer in training; it rises linearly from 0 at the first.
+        mlp_widths: hidden channels of each layer's MLP, first to last, instead of C x mlp_ratio; None for all alike.
+        head_widths: channels a head of each layer's attention, instead of C / heads (a pruned network, see
+            dynres.pruning).
 
     Raises:
-        ValueError: on a width or count below 1, heads that do not divide C, or an unknown resi_connection.
+        ValueError: on a width or count below 1, heads that do not divide C, an unknown resi_connection, or another
+            number of widths than layers.
     """
 
     def __init__(
@@ -120,11 +131,15 @@ class SwinIR(ResidualTransformer):
         out_channels: int | None = 64,
         resi_connection: Connection = "1conv",
         drop_path: float = 0.1,
+        mlp_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] | None = None,
     ) -> None:
         hidden = round(embed_dim * mlp_ratio)
         check_depths("SwinIR", depths, hidden)
         check_widths("SwinIR", image_channels=image_channels, embed_dim=embed_dim, heads=heads, window=window)
-        groups = swin_groups(embed_dim, depths, heads, window, hidden, resi_connection, drop_path)
+        groups = swin_groups(
+            embed_dim, depths, heads, window, hidden, resi_connection, drop_path, mlp_widths, head_widths
+        )
         super().__init__(image_channels, embed_dim, groups, resi_connection, out_channels)
         self.depths, self.window, self.size_multiple = tuple(depths), window, window
         self.halo = 4 * window  # as the authors overlap their tiles
@@ -146,19 +161,22 @@ def swin_groups(
     hidden: int,
     resi_connection: Connection,
     drop_path: float,
+    mlp_widths: Sequence[int] | None = None,
+    head_widths: Sequence[int] | None = None,
 ) -> list[ResidualGroup]:
     """The residual groups (RSTB) of a network; `hidden` is the width of their MLPs, for the rest see `SwinIR`."""
-    return [
-        ResidualGroup(
-            embed_dim,
-            [
-                SwinLayer(embed_dim, heads, window, window // 2 if number % 2 else 0, hidden, rate)
-                for number, rate in enumerate(rates)
-            ],
-            resi_connection,
-        )
-        for rates in drop_path_rates(depths, drop_path)
-    ]
+    count = sum(depths)
+    check_inner_widths("a network", count, "layers", mlp_widths=mlp_widths, head_widths=head_widths)
+    of_heads: Sequence[int | None] = head_widths or [None] * count
+    inner = iter(zip(mlp_widths or [hidden] * count, of_heads, strict=True))
+    groups = []
+    for rates in drop_path_rates(depths, drop_path):
+        layers = []
+        for number, rate in enumerate(rates):
+            mlp, width = next(inner)
+            layers.append(SwinLayer(embed_dim, heads, window, window // 2 if number % 2 else 0, mlp, rate, width))
+        groups.append(ResidualGroup(embed_dim, layers, resi_connection))
+    return groups
 
 
 def reach(depths: Sequence[int], window: int, resi_connection: Connection, end: int) -> int:

@@ -77,7 +77,7 @@ class TADT(MultiScaleTransformer):
     """Task-Aware Dynamic Transformer. Routing unit 4(i - 1) + j is branch j of both blocks of group i.
 
     Args:
-        channels ... out_channels: see MultiScaleTransformer.
+        channels ... head_widths: see MultiScaleTransformer.
         sampling: how decisions are taken at inference when no budget is given: "bernoulli" draws them (Eq. 4; a pure
             function of task.seed), "threshold" takes p >= 0.5. Training always draws.
         controller_width, intensity, intensity_value, scale_input: see TARC.
@@ -99,10 +99,11 @@ class TADT(MultiScaleTransformer):
         intensity: Intensity = "learned",
         intensity_value: float = 0.5,
         scale_input: ScaleInput = "scale",
+        mlp_widths: Sequence[int] | None = None,
+        head_widths: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(
-            channels, groups, local_windows, global_window, pooled, heads, mlp_ratio, blocks_per_group, out_channels
-        )
+        sizes = (channels, groups, local_windows, global_window, pooled, heads, mlp_ratio, blocks_per_group)
+        super().__init__(*sizes, out_channels, mlp_widths, head_widths)
         if sampling not in ("bernoulli", "threshold"):
             raise ValueError(f"sampling must be bernoulli or threshold, got {sampling!r}; a budget is given per call")
         self.sampling = sampling

@@ -41,6 +41,7 @@ class Checkpoints(Checkpoint):
         self.best_model_path = ""
         self.last_model_path = ""
         self._saved_at = -1  # step of last.ckpt
+        self._network: Any = None  # the one that is trained; a method may exchange it in mid-run
         self._inside_step = False  # weights may be half updated
         self._abandoned = False  # a batch or a validation was begun and will not be finished
 
@@ -56,6 +57,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step  # nothing new to save yet
+        self._network = getattr(pl_module, "restorer", None)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         self._inside_step = True
@@ -64,6 +66,9 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._inside_step = False
+        if (network := getattr(pl_module, "restorer", None)) is not self._network:
+            self._forget_best(trainer)
+            self._network = network
         if self._due(trainer) and not self._validation_follows(trainer):
             self._save_last(trainer)
 
@@ -115,6 +120,12 @@ class Checkpoints(Checkpoint):
             validation["total"].update(ready=1, started=1, processed=0, completed=0)
             validation["current"].update(ready=0, started=0, processed=0, completed=0)
 
+    def _forget_best(self, trainer: Trainer) -> None:
+        """Another network is being trained: what the one before it reached is no measure for it."""
+        self.best_score, self.best_model_path = None, ""
+        if trainer.is_global_zero:
+            self._path(trainer, "best").unlink(missing_ok=True)
+
     def _due(self, trainer: Trainer) -> bool:
         return trainer.global_step % self.every == 0 and self._saved_at != trainer.global_step
 
@@ -143,6 +154,8 @@ class Checkpoints(Checkpoint):
 class SelfDescription(Callback):
     """Puts a description (architecture, hyper-parameters, protocol, versions) into every checkpoint, under "dynres".
 
+    The architecture is that of the module's network at the time.
+
     Args:
         description: nested dicts and lists of str, int, float, bool and None, so that `weights_only=True` reads it.
     """
@@ -151,7 +164,8 @@ class SelfDescription(Callback):
         self.description = plain(description, "description")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dynres"] = self.description
+        network = getattr(getattr(pl_module, "restorer", None), "description", None)  # as it is by now
+        checkpoint["dynres"] = self.description | ({"network": plain(network, "network")} if network else {})
 
 
 def plain(value: Any, where: str) -> Any:

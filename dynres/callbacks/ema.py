@@ -27,6 +27,7 @@ class Ema(Callback):
             raise ValueError(f"decay must be in [0, 1), got {decay}: 0.999 averages over about 1000 steps")
         self.decay, self.warmup = decay, warmup
         self._average: Any = None  # timm's ModelEmaV3, built when the weights are on their device
+        self._of: Any = None  # the network it is of: it starts anew where a method exchanges that in mid-run
         self._loaded: dict[str, Tensor] | None = None
         self._step = -1
         self._exchanged = False
@@ -45,9 +46,10 @@ class Ema(Callback):
 
     def _ensure(self, module: LightningModule) -> None:
         """Build the average from the loaded weights, or from the module's own at the start of training."""
-        if self._average is None:
+        if self._average is None or self._of is not restorer_of(module):
             from timm.utils import ModelEmaV3
 
+            self._of = restorer_of(module)
             self._average = ModelEmaV3(restorer_of(module), decay=self.decay, use_warmup=self.warmup)
             if self._loaded is not None:
                 self._average.module.load_state_dict(self._loaded)
@@ -62,6 +64,7 @@ class Ema(Callback):
     ) -> None:
         if trainer.global_step != self._step:  # not while gradients accumulate
             self._step = trainer.global_step
+            self._ensure(pl_module)
             self._average.update(restorer_of(pl_module), step=self._step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -151,8 +151,10 @@ class DecidedBlock(nn.Module):
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         self.chosen = chosen
         self.branches = nn.ModuleList(block.branches[j] for j in chosen)
-        columns = block.projection.weight.detach().unflatten(1, (BRANCHES, -1))[:, chosen]
-        self.columns, self.bias = nn.Parameter(columns.flatten(1)), block.projection.bias
+        columns = block.projection.weight.detach().split(block.widths, dim=1)
+        empty = block.projection.weight.new_empty(len(block.projection.bias), 0)
+        self.columns = nn.Parameter(torch.cat([empty, *(columns[j] for j in chosen)], dim=1))
+        self.bias = block.projection.bias
 
     def forward(self, x: Tensor, routing: object) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

@@ -23,24 +23,34 @@ class WindowAttention(nn.Module):
 
     Args:
         channels: C, divisible by heads.
-        heads: attention heads; the scale is (C / heads)^-1/2.
+        heads: attention heads; the scale is (channels a head)^-1/2.
         window: w; H and W must be multiples of it.
         pooled: d, divides w.
         shift: cyclic shift of the windows in pixels, 0 for none; only without pooling.
+        width: w', channels a head, C / heads by default; the result then has heads * w' channels.
     """
 
     index: Tensor
 
-    def __init__(self, channels: int, heads: int, window: int, pooled: int | None = None, shift: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        pooled: int | None = None,
+        shift: int = 0,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         pooled = pooled or window
-        if channels % heads or window % pooled or (shift and pooled != window):
+        if (width is None and channels % heads) or window % pooled or (shift and pooled != window):
             raise ValueError(
                 f"window attention needs heads | channels, pooled | window and no shift with pooling, got "
                 f"channels={channels}, heads={heads}, window={window}, pooled={pooled}, shift={shift}"
             )
         self.heads, self.window, self.pooled, self.shift = heads, window, pooled, shift
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.width = width or channels // heads
+        self.qkv = nn.Linear(channels, 3 * heads * self.width)
         index, rows = windows.relative_position_index(window, pooled)
         self.register_buffer("index", index, persistent=False)
         self.bias_table = nn.Parameter(torch.zeros(rows, heads))

@@ -6,13 +6,14 @@ Tokens are (B, H, W, C).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from dynres.layers.channels import InnerChannels
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import to_image, to_tokens
@@ -34,6 +35,12 @@ class TransformerBlock(nn.Module, ABC):
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.mlp = Mlp(channels, hidden)
         self.drop_path = DropPath(drop_path)
+
+    def inner_channels(self) -> Iterator[InnerChannels]:
+        """Of the MLP; a block with an attention that can be cut adds that one's."""
+        into, out = self.mlp.fc1, self.mlp.fc2
+        assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
+        yield InnerChannels("mlp", 1, into.out_features, into, out)
 
     @abstractmethod
     def attend(self, x: Tensor, *context: Any) -> Tensor:

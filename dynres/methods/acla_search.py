@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from dynres.backbones.acla import CrossLayer
-from dynres.contracts import PatchBatch, QueryBatch, Routing, Task
+from dynres.contracts import PatchBatch, QueryBatch
 from dynres.methods.base import Inference, RestorationTraining
 from dynres.restorer import Restorer
 
@@ -136,7 +136,9 @@ class AclaSearch(RestorationTraining):
         if half == 0:
             raise ValueError("the search splits batches in two: set data.batch_size to at least 2")
         mine = type(batch)(*(field[half:] if searching else field[:half] for field in batch))
-        error, routing = self._squared_error(mine)
+        prediction, target, routing = self.predicted(mine)
+        assert routing is not None  # a supernet always decides
+        error = COLOUR_RANGE**2 * F.mse_loss(prediction, target)
         cost = self.supernet.searched_cost(routing, mine.image.shape[-2] * mine.image.shape[-1])
         loss = error + self.cost_weight * cost.log().to(error.dtype)
         parts = {
@@ -147,18 +149,6 @@ class AclaSearch(RestorationTraining):
             **{f"alpha/layer{number}": value for number, value in enumerate(self.alpha.detach().clone(), start=1)},
         }
         return self.published(loss, parts, routing, mine.scale)
-
-    def _squared_error(self, batch: Batch) -> tuple[Tensor, Routing]:
-        """Mean squared error of colours that range to 255, and what the supernet decided."""
-        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
-        if isinstance(batch, QueryBatch):
-            prediction, routing = self.restorer.query(batch.image, batch.coords, batch.cell, task)
-            target = self.restorer.seen(batch.target)
-        else:
-            prediction, routing = self.restorer(batch.image, task)
-            target = self.restorer.seen(batch.target, 1)
-        assert routing is not None  # a supernet always decides
-        return COLOUR_RANGE**2 * F.mse_loss(prediction, target), routing
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Both got gradients; Adam leaves alone what has none.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from dynres.contracts import QueryBatch, Task
+from dynres.contracts import QueryBatch
 from dynres.methods.base import RestorationTraining
 
 # Losses are those of the authors' code, which works on colours in [-1, 1]: twice the distance in [0, 1].
@@ -17,7 +17,6 @@ class AssrTraining(RestorationTraining):
     """L1 between predicted and true colours of the queried pixels. TADT's Baseline is trained so (lambda = 0)."""
 
     def training_step(self, batch: QueryBatch, batch_idx: int) -> dict[str, Any]:
-        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
-        prediction, routing = self.restorer.query(batch.image, batch.coords, batch.cell, task)
-        loss = COLOUR_RANGE * F.l1_loss(prediction, self.restorer.seen(batch.target))
+        prediction, target, routing = self.predicted(batch)
+        loss = COLOUR_RANGE * F.l1_loss(prediction, target)
         return self.published(loss, {"train/l1": loss.detach()}, routing, batch.scale)

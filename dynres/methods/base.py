@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from dynres.contracts import EvalSample, Evaluation, Routing
+from dynres.contracts import EvalSample, Evaluation, PatchBatch, QueryBatch, Routing, Task
 from dynres.metrics import psnr, psnr_b, ssim
 from dynres.restorer import Restorer, way_out
 
@@ -68,10 +68,14 @@ class RestorationTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
-        steps = [max(1, round(fraction * total)) for fraction in self.milestones]
+        steps = [max(1, round(fraction * self.scheduled_steps)) for fraction in self.milestones]
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, self.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def scheduled_steps(self) -> int:
+        """How many steps the schedule of the learning rate is for: the whole training."""
+        return int(self.trainer.estimated_stepping_batches)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Adam's parameter groups; a method overrides this to give a part its own learning rate."""
@@ -81,6 +85,18 @@ class RestorationTraining(LightningModule):
         # Whatever a layer draws is a function of (seed, step): a resumed run needs no generator state. The factor keeps
         # the steps of small seeds apart within 32 bits, all that torch's generator on a CPU reads.
         torch.manual_seed((self.seed * 0x9E3779B1 + self.global_step) % 2**32)
+
+    def predicted(
+        self, batch: PatchBatch | QueryBatch, restorer: Restorer | None = None
+    ) -> tuple[Tensor, Tensor, Routing | None]:
+        """Colours of a batch of either kind as the network, or another one, restores it; the true ones; the routing."""
+        restorer = restorer or self.restorer
+        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
+        if isinstance(batch, QueryBatch):
+            prediction, routing = restorer.query(batch.image, batch.coords, batch.cell, task)
+            return prediction, restorer.seen(batch.target), routing
+        prediction, routing = restorer(batch.image, task)
+        return prediction, restorer.seen(batch.target, 1), routing
 
     def published(
         self, loss: Tensor, parts: dict[str, Tensor], routing: Routing | None, scale: Tensor

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynres.contracts import PatchBatch, Task
+from dynres.contracts import PatchBatch
 from dynres.methods.base import Inference, RestorationTraining
 from dynres.restorer import Restorer
 
@@ -22,6 +22,20 @@ def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Te
     among them, are trained with, and does not depend on the size of the patches.
     """
     return ((prediction - target).square() + epsilon**2).sqrt().mean()
+
+
+def pixel_loss(kind: str, prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """The loss of a name in `Loss`: a mean over pixels and channels of colours in [0, 1]."""
+    if kind == "charbonnier":
+        return charbonnier(prediction, target, epsilon)
+    return F.l1_loss(prediction, target) if kind == "l1" else F.mse_loss(prediction, target)
+
+
+def check_loss(kind: str, epsilon: float) -> None:
+    """Refuse an unknown loss, or an epsilon that is not above 0, with a ValueError."""
+    if kind not in get_args(Loss) or not epsilon > 0:
+        known = ", ".join(get_args(Loss))
+        raise ValueError(f"loss must be one of {known} and epsilon above 0, got {kind} and {epsilon}")
 
 
 class RestorationPatches(RestorationTraining):
@@ -50,17 +64,10 @@ class RestorationPatches(RestorationTraining):
         epsilon: float = 1e-3,
     ) -> None:
         super().__init__(restorer, learning_rate, milestones, gamma, seed, inference)
-        if loss not in get_args(Loss) or not epsilon > 0:
-            known = ", ".join(get_args(Loss))
-            raise ValueError(f"loss must be one of {known} and epsilon above 0, got {loss} and {epsilon}")
+        check_loss(loss, epsilon)
         self.loss, self.epsilon = loss, epsilon
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Any]:
-        task = Task(batch.scale, seed=batch.seed, noise=batch.noise)
-        prediction, routing = self.restorer(batch.image, task)
-        target = self.restorer.seen(batch.target, 1)
-        if self.loss == "charbonnier":
-            loss = charbonnier(prediction, target, self.epsilon)
-        else:
-            loss = F.l1_loss(prediction, target) if self.loss == "l1" else F.mse_loss(prediction, target)
+        prediction, target, routing = self.predicted(batch)
+        loss = pixel_loss(self.loss, prediction, target, self.epsilon)
         return self.published(loss, {f"train/{self.loss}": loss.detach()}, routing, batch.scale)
