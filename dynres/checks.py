@@ -173,7 +173,8 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
 
 
 def _files(cfg: DictConfig) -> None:
-    for name, path in (("ckpt", cfg.ckpt), ("method.teacher", cfg.method.get("teacher"))):
+    for name in ("ckpt", "method.teacher", "method.trained"):
+        path = OmegaConf.select(cfg, name)
         if path is not None and not Path(path).exists():
             raise UserError(f"{name}={path} does not exist")
     if cfg.mode != "fit" and cfg.ckpt is None and "identity" not in cfg.backbone._target_:

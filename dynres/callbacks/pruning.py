@@ -1,4 +1,4 @@
-"""Where a network was cut: how much of each layer is left, and the scores by which it was decided (Table 2's remark)."""
+"""Where a network was cut: how much of each layer is left, and the scores that decided it (Table 2's remark)."""
 
 from __future__ import annotations
 

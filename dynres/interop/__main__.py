@@ -79,7 +79,9 @@ def _write_official(restorer: Restorer, target: Path) -> None:
 def _same(ours: Restorer, theirs: Restorer, state: State) -> bool:
     """Whether two networks give one picture the same colours, the second with the weights of an authors' file."""
     weights = from_official(state, theirs)
-    if weights.keys() != theirs.state_dict().keys():
+    if {name: value.shape for name, value in weights.items()} != {
+        name: value.shape for name, value in theirs.state_dict().items()
+    }:
         return False
     theirs.load_state_dict(weights)
     image = torch.rand(1, ours.backbone.image_channels, 48, 48, generator=torch.Generator().manual_seed(0))
