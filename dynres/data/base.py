@@ -41,6 +41,8 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         halves: the training images are split in two; the first half of each process' share of a batch shows images of
             one half, its second half images of the other (architecture search, ACLA, Sec. 3).
         fraction: part of the training images that is used, in (0, 1], evenly spread; at least one image.
+        reduce: r >= 1, training and validation images are made 1/r of their height and width (`resize.reduced`)
+            before anything else happens to them; test sets keep their size.
         batch_size: samples of a batch, over all processes together.
         val_images: how many of the held-out images to validate on; None for all.
         val_crop: side of the central square of each validation image; None for the whole image.
@@ -65,6 +67,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         repeat: int,
         halves: bool,
         fraction: float,
+        reduce: int,
         batch_size: int,
         val_images: int | None,
         val_crop: int | None,
@@ -76,14 +79,16 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         super().__init__()
         self.source, self.root, self.cache = source, root, cache
         self.repeat, self.batch_size, self.workers, self.seed = repeat, batch_size, workers, seed
-        self.parts, self.fraction = 2 if halves else 1, fraction
+        self.parts, self.fraction, self.reduce = 2 if halves else 1, fraction, reduce
         self.val_images, self.val_crop, self.test_images = val_images, val_crop, test_images
-        for name in ("repeat", "batch_size", "val_images", "val_crop", "test_images"):
+        for name in ("repeat", "reduce", "batch_size", "val_images", "val_crop", "test_images"):
             check_whole(name, getattr(self, name), 1)
         for name in ("workers", "seed"):
             check_whole(name, getattr(self, name), 0)
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise UserError(f"data.fraction must be above 0 and at most 1, got {fraction}")
+        if reduce is None:
+            raise UserError("data.reduce must be a whole number of at least 1, got None: 1 leaves images as they are")
         self._check_batch(processes=1)
         named = [test] if isinstance(test, str) else test
         self.test = list(named) if named is not None else default_tests(source)
@@ -157,17 +162,23 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         return [images[number * len(images) // count] for number in range(count)]
 
     def _training_pixels(self) -> PixelCache:
-        pixels = open_cache(self._training_images(), self.cache)
+        pixels = open_cache(self._training_images(), self.cache, self.reduce)
         least, square = self._smallest()
+        size = "HxW" if self.reduce == 1 else f"HxW, 1/{self.reduce} of the file's"
         small = [
-            f"{path} ({height}x{width}, HxW) is smaller than the {least}x{least} {square}: leave it out, or "
-            f"{self._cure(min(height, width))}"
+            f"{path} ({height}x{width}, {size}) is smaller than the {least}x{least} {square}: leave it out, or "
+            f"{self._cure(min(height, width))}{self._milder_reduction(min(height, width), least)}"
             for path, height, width in pixels.sizes()
             if min(height, width) < least
         ]
         if small:
             raise UserError(summary(small))
         return pixels
+
+    def _milder_reduction(self, side: int, least: int) -> str:
+        """What data.reduce would leave `least` pixels of an image that it reduced to `side`, if any would."""
+        enough = int((side - 0.5) * self.reduce / least)  # of the smallest side that is rounded to this one
+        return f", or set data.reduce={enough} or lower" if self.reduce > 1 and enough else ""
 
     def _held_out(self) -> ImageSet:
         return validation_set(self.source, self.root, self.val_images, self.colour)

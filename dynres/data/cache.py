@@ -3,7 +3,8 @@
 Layout: the pixels of every image, one after the other, (H, W, 3) uint8 in C order; then a JSON index; then the index's
 length and the magic bytes. The index names each file with its size and modification time, so that a changed image
 rebuilds the cache, and the cache's own modification time, so that a damaged cache does too. The file is
-written beside its place and moved there whole; readers of an older one keep theirs.
+written beside its place and moved there whole; readers of an older one keep theirs. Reduced images have a file of
+their own, whose name says by how much.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dynres.data.images import Pixels, read_rgb
+from dynres.data.resize import reduced
 from dynres.errors import UserError
 
 _MAGIC = b"dynresP1"
@@ -73,22 +75,28 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     return Path(folder or os.environ.get("DYNRES_CACHE") or Path.home() / ".cache" / "dynres").expanduser()
 
 
-def open_cache(paths: Sequence[Path], folder: str | Path | None = None) -> PixelCache:
+def open_cache(paths: Sequence[Path], folder: str | Path | None = None, reduce: int = 1) -> PixelCache:
     """The cache of these images, built if there is none, or if an image or the cache changed since.
+
+    Args:
+        paths: the images, in the order of the cache.
+        folder: see `cache_folder`.
+        reduce: what the cache holds of each is `resize.reduced` by this.
 
     Raises:
         UserError: naming every image that cannot be read; or a cache folder that cannot be written.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     key = hashlib.sha256("\n".join(map(str, absolute)).encode()).hexdigest()[:16]
-    file = cache_folder(folder) / f"{absolute[0].parent.name}-{key}.pixels"
+    size = "" if reduce == 1 else f"-1by{reduce}"
+    file = cache_folder(folder) / f"{absolute[0].parent.name}-{key}{size}.pixels"
     existing = _load(file, absolute)
     if existing is not None:
         return existing
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _only_builder(file):
-            return _load(file, absolute) or _build(file, absolute)
+            return _load(file, absolute) or _build(file, absolute, reduce)
     except OSError as error:
         raise UserError(
             f"cannot write the image cache in {file.parent}: {error.strerror or error}; free space there, "
@@ -126,12 +134,12 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _build(file: Path, paths: Sequence[Path]) -> PixelCache:
+def _build(file: Path, paths: Sequence[Path], reduce: int) -> PixelCache:
     handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             sealed = time.time_ns() // 10**9 * 10**9  # whole seconds: every file system keeps them
-            _finish(stream, _write_pixels(stream, paths), sealed)
+            _finish(stream, _write_pixels(stream, paths, reduce), sealed)
         os.utime(part, ns=(sealed, sealed))
         os.replace(part, file)
     finally:
@@ -142,7 +150,7 @@ def _build(file: Path, paths: Sequence[Path]) -> PixelCache:
     return built
 
 
-def _write_pixels(stream: IO[bytes], paths: Sequence[Path]) -> list[_Entry]:
+def _write_pixels(stream: IO[bytes], paths: Sequence[Path], reduce: int) -> list[_Entry]:
     """Decode every image; all that cannot be read are named together, since a user would rather mend them at once."""
     entries, problems = [], []
     console = Console(stderr=True)
@@ -156,7 +164,7 @@ def _write_pixels(stream: IO[bytes], paths: Sequence[Path]) -> list[_Entry]:
     for path in told:
         size, modified = _stamp(path)
         try:
-            image = read_rgb(path)
+            image = reduced(read_rgb(path), reduce)
         except UserError as error:
             problems.append(str(error))
             continue

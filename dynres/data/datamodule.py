@@ -36,6 +36,7 @@ class SuperResolutionData(ImageData[Draw]):
         repeat: see ImageData.
         halves: see ImageData.
         fraction: see ImageData.
+        reduce: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_scales: numbers or (vertical, horizontal) pairs, in [1, 30].
@@ -68,6 +69,7 @@ class SuperResolutionData(ImageData[Draw]):
         repeat: int = 20,
         halves: bool = False,
         fraction: float = 1.0,
+        reduce: int = 1,
         batch_size: int = 16,
         val_images: int | None = None,
         val_scales: Sequence[float | Sequence[float]] = (2, 3, 4),
@@ -80,8 +82,8 @@ class SuperResolutionData(ImageData[Draw]):
         test_images: int | None = None,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, halves, fraction, batch_size, val_images, val_crop, test_images, workers, cache,
-            seed,
+            source, root, test, repeat, halves, fraction, reduce, batch_size, val_images, val_crop, test_images,
+            workers, cache, seed,
         )  # fmt: skip
         self.protocol = protocol
         self.recipe = PairRecipe(_range(scales), lr_size, queries, aligned, downsampling)
@@ -108,11 +110,14 @@ class SuperResolutionData(ImageData[Draw]):
         return self.recipe.largest_crop, "crop"
 
     def _cure(self, side: int) -> str:
+        low, high = self.recipe.scales
+        if low == high:
+            return f"set data.lr_size={int(side / high)} or lower"
         return f"let data.scales end at {side / self.recipe.lr_size:.4g} or lower"
 
     def _validation(self) -> EvalImages:
         sets = [self._held_out()]
-        return EvalImages(sets, self.val_scales, self.test_downsampling, self.seed, self.val_crop)
+        return EvalImages(sets, self.val_scales, self.test_downsampling, self.seed, self.val_crop, self.reduce)
 
     def _tests(self) -> EvalImages:
         return EvalImages(self._test_sets(self.protocol), self.test_scales, self.test_downsampling, self.seed)

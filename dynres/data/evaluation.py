@@ -20,7 +20,7 @@ from dynres.data.cache import summary
 from dynres.data.degradations import Degradation
 from dynres.data.images import Pixels, is_gray, read_rgb
 from dynres.data.pairs import generator, to_tensor
-from dynres.data.resize import Kind, resize
+from dynres.data.resize import Kind, reduced, reduced_size, resize
 from dynres.data.sources import ImageSet
 from dynres.errors import UserError
 from dynres.metrics import minimum_side
@@ -34,12 +34,21 @@ Level = TypeVar("Level", float, Scale)
 class WholeImages(Dataset[EvalSample], Generic[Level]):
     """Every image of every set at every level, image by image (so that each file is decoded once in a row)."""
 
-    def __init__(self, sets: Sequence[ImageSet], levels: Sequence[Level], seed: int, crop: int | None) -> None:
-        """`crop`: side of the central square to use of each image, or None for all of it."""
+    def __init__(
+        self, sets: Sequence[ImageSet], levels: Sequence[Level], seed: int, crop: int | None, reduce: int
+    ) -> None:
+        """
+        Args:
+            sets: what to restore.
+            levels: scales, or what a degradation draws from.
+            seed: of whatever is drawn for an image.
+            crop: side of the central square to use of each image, or None for all of it.
+            reduce: each image is first made 1/reduce of its height and width.
+        """
         self.items: list[tuple[ImageSet, Path, Level]] = [
             (one, path, level) for one in sets for path in one.images for level in levels
         ]
-        self.seed, self.crop = seed, crop
+        self.seed, self.crop, self.reduce = seed, crop, reduce
 
     def __len__(self) -> int:
         return len(self.items)
@@ -57,30 +66,38 @@ class WholeImages(Dataset[EvalSample], Generic[Level]):
                 seen[path] = _checked_size(path, problems)
             size = seen[path]
             if size is not None:
-                problems += self.problems(one, path, size, level)
+                milder = "" if self.reduce == 1 else f", or set data.reduce below {self.reduce}"
+                found = self.problems(one, path, reduced_size(size, self.reduce), level)
+                problems += [line + milder for line in found]
         if problems:
             raise UserError(summary(list(dict.fromkeys(problems))))
 
     @abstractmethod
     def problems(self, one: ImageSet, path: Path, size: tuple[int, int], level: Level) -> list[str]:
-        """What keeps an image of this whole size from being used at a level."""
+        """What keeps an image of this whole size (H, W), after its reduction, from being used at a level."""
 
 
 class EvalImages(WholeImages[Scale]):
     """Images shrunk at each scale, or as their set publishes them."""
 
     def __init__(
-        self, sets: Sequence[ImageSet], scales: Sequence[Scale], downsampling: Kind, seed: int, crop: int | None = None
+        self,
+        sets: Sequence[ImageSet],
+        scales: Sequence[Scale],
+        downsampling: Kind,
+        seed: int,
+        crop: int | None = None,
+        reduce: int = 1,
     ) -> None:
-        super().__init__(sets, scales, seed, crop)
+        super().__init__(sets, scales, seed, crop, reduce)
         self.downsampling = downsampling
 
     def __getitem__(self, index: int) -> EvalSample:
         one, path, scale = self.items[index]
-        full = _read(path, self.crop)
+        full = _read(path, self.crop, self.reduce)
         low_size, full_size = sizes(full.shape[:2], scale)
         full = full[: full_size[0], : full_size[1]]
-        published = None if self.crop else one.low_resolution(path, scale)
+        published = one.low_resolution(path, scale) if self._whole() else None
         low = read_rgb(published) if published else resize(full, low_size, self.downsampling)
         return EvalSample(
             image=to_tensor(low)[None],
@@ -95,9 +112,13 @@ class EvalImages(WholeImages[Scale]):
         )
 
     def problems(self, one: ImageSet, path: Path, size: tuple[int, int], level: Scale) -> list[str]:
-        if self.crop is not None:
-            return _problems(one, path, _cropped(size, self.crop), level)
-        return _problems(one, path, size, level) + _published_problems(one, path, size, level)
+        if self._whole():
+            return _problems(one, path, size, level) + _published_problems(one, path, size, level)
+        return _problems(one, path, _cropped(size, self.crop), level)
+
+    def _whole(self) -> bool:
+        """Whether images are as their files, so that published low-resolution ones belong to them."""
+        return self.crop is None and self.reduce == 1
 
 
 class DegradedImages(WholeImages[float]):
@@ -112,16 +133,17 @@ class DegradedImages(WholeImages[float]):
         degradation: Degradation,
         seed: int,
         crop: int | None = None,
+        reduce: int = 1,
         refuse_gray: bool = False,
     ) -> None:
         """`refuse_gray`: where the restoration is measured, a gray file among colour ones is a mistake."""
-        super().__init__(sets, degradation.levels, seed, crop)
+        super().__init__(sets, degradation.levels, seed, crop, reduce)
         self.degradation, self.refuse_gray = degradation, refuse_gray
 
     def __getitem__(self, index: int) -> EvalSample:
         one, path, level = self.items[index]
         scale, level_label = float(self.degradation.scale), self.degradation.label(level)
-        full, name = _read(path, self.crop), f"{one.name}/{path.stem}"
+        full, name = _read(path, self.crop, self.reduce), f"{one.name}/{path.stem}"
         target, sigma = None, 0.0
         if self._is_real(one):
             image = full.astype(np.float32) / np.float32(255)
@@ -152,7 +174,7 @@ class DegradedImages(WholeImages[float]):
                 f"task=denoise_gray)"
             ]
         scale, protocol = float(self.degradation.scale), self.degradation.protocol
-        size = size if self.crop is None else _cropped(size, self.crop)
+        size = _cropped(size, self.crop)
         full, least = sizes(size, (scale, scale))[1], minimum_side(protocol, scale)
         if full[0] >= least[0] and full[1] >= least[1]:
             return []
@@ -171,9 +193,9 @@ def _planes(image: NDArray[np.float32]) -> Tensor:
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path: Path, crop: int | None) -> Pixels:
-    """The image, or its central crop x crop square (as much of it as there is)."""
-    image = read_rgb(path)
+def _read(path: Path, crop: int | None, reduce: int) -> Pixels:
+    """The reduced image, or its central crop x crop square (as much of it as there is)."""
+    image = reduced(read_rgb(path), reduce)
     if crop is None:
         return image
     height, width = _cropped(image.shape[:2], crop)
@@ -181,8 +203,9 @@ def _read(path: Path, crop: int | None) -> Pixels:
     return image[top : top + height, left : left + width]
 
 
-def _cropped(size: tuple[int, ...], crop: int) -> tuple[int, int]:
-    return min(size[0], crop), min(size[1], crop)
+def _cropped(size: tuple[int, ...], crop: int | None) -> tuple[int, int]:
+    height, width = (side if crop is None else min(side, crop) for side in size[:2])
+    return height, width
 
 
 def _image_seed(seed: int, name: str) -> Tensor:

@@ -29,6 +29,7 @@ class RestorationData(ImageData[Patch]):
         repeat: see ImageData.
         halves: see ImageData.
         fraction: see ImageData.
+        reduce: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_crop: see ImageData.
@@ -55,6 +56,7 @@ class RestorationData(ImageData[Patch]):
         repeat: int = 20,
         halves: bool = False,
         fraction: float = 1.0,
+        reduce: int = 1,
         batch_size: int = 16,
         val_images: int | None = None,
         val_crop: int | None = None,
@@ -64,8 +66,8 @@ class RestorationData(ImageData[Patch]):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, halves, fraction, batch_size, val_images, val_crop, test_images, workers, cache,
-            seed,
+            source, root, test, repeat, halves, fraction, reduce, batch_size, val_images, val_crop, test_images,
+            workers, cache, seed,
         )  # fmt: skip
         self.degradation, self.patch_size = degradation, patch_size
         self.colour = degradation.channels == 3
@@ -94,7 +96,7 @@ class RestorationData(ImageData[Patch]):
         return f"set data.patch_size={side // self.degradation.scale * self.degradation.scale} or lower"
 
     def _validation(self) -> DegradedImages:
-        return DegradedImages([self._held_out()], self.degradation, self.seed, self.val_crop)
+        return DegradedImages([self._held_out()], self.degradation, self.seed, self.val_crop, self.reduce)
 
     def _tests(self) -> DegradedImages:
         sets = self._test_sets(protocol=None)

@@ -15,10 +15,15 @@ import yaml
 
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.tables import acla, flexir, tadt
+from dynres.tables import acla, flexir, lightweight_swinir, tadt
 
 # Each prints itself from (published numbers, folder of runs) and returns its Markdown.
-TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {**tadt.TABLES, **flexir.TABLES, **acla.TABLES}
+TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
+    **tadt.TABLES,
+    **flexir.TABLES,
+    **acla.TABLES,
+    **lightweight_swinir.TABLES,
+}
 
 
 def write(paper: str, chosen: str | None, file: Path, runs: Path) -> None:
