@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,36 +21,26 @@ from dynres.backbones.acla import CrossLayer
 from dynres.contracts import Restoration, Routing, Task
 from dynres.errors import UserError
 from dynres.export.fixed import FixedRestorer
+from dynres.export.int8 import quantised
+from dynres.export.runtime import (
+    INPUT,
+    KEY,
+    OUTPUT,
+    Exported,
+    Run,
+    first_cause,
+    require,
+    run_onnx,
+    run_program,
+)
 from dynres.files import atomic_file
 from dynres.restorer import Restorer, output_size
 
 TOLERANCE = 1e-4  # a file further from `Restorer.restore` is not left behind; 1/255 is 4e-3
-INPUT, OUTPUT = "image", "restored"
-KEY = "dynres"  # of the metadata: an entry of ONNX's metadata_props, a file "dynres.json" inside a pt2
 _FOLDED = 2**13  # constants of more numbers stay computed: grids of a large output would outweigh the network
 
-Run = Callable[[Path, Tensor, int], list[Tensor]]  # a file's results for an image, asked for so many times
 # Decisions; a budget, as `Restorer.restore` fits it to the image; or every branch on or off.
 Stated = Routing | float | Literal["all", "none"]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written and agrees with the network.
-
-    Attributes:
-        path: of the file.
-        difference: largest |file - Restorer.restore| on the image it was checked with, for values in [0, 1].
-        nodes: of its graph.
-        metadata: what the file says of itself: format, version, network (its description), input_size and output_size
-            (height, width), scale, noise, routing (unit -> decision for the image it was checked with), macs of the
-            backbone.
-    """
-
-    path: Path
-    difference: float
-    nodes: int
-    metadata: dict[str, Any]
 
 
 def export_onnx(
@@ -63,6 +52,7 @@ def export_onnx(
     noise: float | None = None,
     image: Tensor | None = None,
     opset: int = 18,
+    int8: bool = False,
 ) -> Exported:
     """Write a network for images of one size as ONNX: "image" (1, c, H, W) -> "restored" (1, c, H', W'), in [0, 1].
 
@@ -77,12 +67,14 @@ def export_onnx(
         image: (1, c, H, W) in [0, 1] (or colour for a gray network) that a budget is fitted to and the file is checked
             with; None checks with a random one.
         opset: version of ONNX's operators, at least 18.
+        int8: quantise the linear layers once the file has been checked, and compare the two (dynres.export.int8).
 
     Raises:
         UserError: a missing package, anything out of range, a network that cannot be traced, or a file further than
-            1e-4 from `Restorer.restore`, which is then removed.
+            1e-4 from `Restorer.restore`, which is then removed; with int8, also a network without linear layers, or a
+            result further from the float file's than int8 may be.
     """
-    _require("onnx", "onnxscript", "onnxruntime")
+    require("onnx", "onnxscript", "onnxruntime")
     if opset < 18:
         raise UserError(f"opset must be at least 18, got {opset}")
     job = _prepared(restorer, size, scale, routing, noise, image)
@@ -91,7 +83,7 @@ def export_onnx(
     model.metadata_props[KEY] = json.dumps(job.metadata)
     import onnx_ir
 
-    return _written(Path(path), onnx_ir.to_proto(model).SerializeToString(), job, len(model.graph), _run_onnx)
+    return _written(Path(path), onnx_ir.to_proto(model).SerializeToString(), job, len(model.graph), run_onnx, int8)
 
 
 def export_program(
@@ -110,7 +102,7 @@ def export_program(
         program = _program(job)
         torch.export.save(program, content, extra_files={f"{KEY}.json": json.dumps(job.metadata)})
     nodes = sum(node.op == "call_function" for node in program.graph.nodes)
-    return _written(Path(path), content.getvalue(), job, nodes, _run_program)
+    return _written(Path(path), content.getvalue(), job, nodes, run_program)
 
 
 @dataclass(frozen=True)
@@ -134,9 +126,7 @@ def _prepared(
     restorer = copy.deepcopy(restorer).cpu().eval()
     if getattr(restorer.backbone, "alpha", None) is not None:
         raise UserError("this is the supernet of a search: train what it found (found/ in its run), and export that")
-    scale = restorer.upsampler.scale if scale is None else scale
-    if scale is None:
-        raise UserError("this network enlarges by any factor: say which (--scale 2)")
+    scale = stated_scale(restorer, scale)
     if min(size) < 1:
         raise UserError(f"the image needs a height and a width of at least 1, got {size[0]}x{size[1]}")
     if isinstance(routing, int | float) and image is None and not restorer.backbone.regional:
@@ -149,6 +139,18 @@ def _prepared(
     except ValueError as error:
         raise UserError(str(error)) from error
     return _Job(fixed, shown, found.image.clone(), _metadata(restorer, size, output, scale, noise, found))
+
+
+def stated_scale(restorer: Restorer, scale: float | None) -> float:
+    """The scale asked for, else the one that the network was made for.
+
+    Raises:
+        UserError: there is neither.
+    """
+    scale = restorer.upsampler.scale if scale is None else scale
+    if scale is None:
+        raise UserError("this network enlarges by any factor: say which (--scale 2)")
+    return scale
 
 
 def _shown(restorer: Restorer, size: tuple[int, int], image: Tensor | None) -> Tensor:
@@ -232,38 +234,26 @@ def _metadata(
         "noise": noise,
         "routing": decisions,
         "macs": int(found.macs.item()),
+        "int8": None,
     }
-
-
-def _require(*packages: str) -> None:
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(f'ONNX files need {package}: pip install "dynres[export]"') from error
 
 
 @contextmanager
 def _conversion(restorer: Restorer, target: str) -> Iterator[None]:
-    """Torch's refusals as one line; its warnings and onnxscript's, which are about their own insides, unsaid."""
-    log = logging.getLogger("onnxscript")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Torch's refusals as one line; its warnings and the converter's, which are about their own insides, unsaid."""
+    levels = {log: log.level for log in map(logging.getLogger, ("onnxscript", "onnx_ir"))}
+    for log in levels:
+        log.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except RuntimeError as error:  # of tracing and of the conversion alike
             names = f"{type(restorer.backbone).__name__} + {type(restorer.upsampler).__name__}"
-            raise UserError(f"{names} cannot be exported to {target}: {_first_cause(error)}") from error
+            raise UserError(f"{names} cannot be exported to {target}: {first_cause(error)}") from error
         finally:
-            log.setLevel(level)
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+            for log, level in levels.items():
+                log.setLevel(level)
 
 
 @torch.no_grad()
@@ -308,7 +298,7 @@ def _onnx_model(program: torch.export.ExportedProgram, opset: int) -> Any:
     return model
 
 
-def _written(path: Path, content: bytes, job: _Job, nodes: int, run: Run) -> Exported:
+def _written(path: Path, content: bytes, job: _Job, nodes: int, run: Run, int8: bool = False) -> Exported:
     """Put the file in its place if what it gives is what the network gives."""
     try:
         with atomic_file(path) as temporary:
@@ -319,23 +309,9 @@ def _written(path: Path, content: bytes, job: _Job, nodes: int, run: Run) -> Exp
                 raise UserError(
                     f"{path} is not kept: it differs from the network by {difference:.2g}, more than {TOLERANCE:g}"
                 )
+            done = Exported(path, difference, nodes, job.metadata)
+            if int8:
+                done = quantised(done, temporary, job.image, job.expected)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from error
-    return Exported(path, difference, nodes, job.metadata)
-
-
-def _run_onnx(path: Path, image: Tensor, times: int) -> list[Tensor]:
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0]) for _ in range(times)]
-    except Exception as error:  # onnxruntime's own have no other class in common
-        raise UserError(f"onnxruntime refuses the file: {_first_cause(error)}") from error
-
-
-@torch.no_grad()
-def _run_program(path: Path, image: Tensor, times: int) -> list[Tensor]:
-    with path.open("rb") as file:
-        module = torch.export.load(file).module()
-    return [module(image) for _ in range(times)]
+    return done

@@ -7,11 +7,15 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dynres.export import Quantised
 from dynres.export import __main__ as command
+from dynres.interop.weights import load_pretrained
+from dynres.metrics import psnr
 from dynres.restorer import Restorer
 
 from .conftest import Ended, scene, typed
@@ -92,6 +96,51 @@ def test_the_format_may_differ_from_the_name(saved: Path) -> None:
         assert torch.export.load(file).module()(torch.rand(1, 3, 12, 8)).shape == (1, 3, 12, 8)
 
 
+def test_int8_says_what_it_changed(saved: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "dynres[export]"')
+    Image.fromarray(scene(18, 12)).save(saved / "original.png")
+    asked = "--ckpt tadt --size 8x12 --scale 1.5 --routing all --image photo.png"
+    ended = export(f"{asked} --int8 --original original.png -o net.onnx")
+    assert ended.code == 0, ended.err
+    found = re.fullmatch(
+        r"network: tadt\n"
+        r"net.onnx: 8x12 -> 12x18, 4 of 4 branches, .*; at most (\S+) from the network\n"
+        r"int8: 8 of 8 linear layers, \S+ -> \S+ MB \(\d+%\); PSNR to the float file on photo.png: (\S+) dB\n"
+        r"PSNR to original.png: float (\S+) dB, int8 (\S+) dB\n"
+        r"time in onnxruntime, 1 thread: float \S+ ms, int8 \S+ ms, \S+ times as (fast|long: no gain here)\n",
+        ended.err,
+    )
+    assert found, ended.err
+    image = torch.from_numpy(np.array(Image.open("photo.png"))).permute(2, 0, 1)[None] / 255
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    results = {
+        "float": load_pretrained("tadt").restore(image, 1.5, budget=1.0).image,
+        "int8": torch.from_numpy(session.run(["restored"], {"image": image.numpy()})[0]),
+        "original": torch.from_numpy(np.array(Image.open("original.png"))).permute(2, 0, 1)[None] / 255,
+    }
+    for group, (a, b) in {2: ("float", "int8"), 3: ("float", "original"), 4: ("int8", "original")}.items():
+        assert float(found[group]) == pytest.approx(psnr(results[a], results[b], "denoise", 1), abs=0.02)
+    assert float(found[1]) == pytest.approx((results["int8"] - results["float"]).abs().max().item(), rel=0.1)
+
+
+def test_int8_without_a_linear_layer_is_refused(saved: Path) -> None:
+    pytest.importorskip("onnxruntime", reason='pip install "dynres[export]"')
+    ended = export("--ckpt edsr --size 8x12 --int8 -o a.onnx")
+    assert ended.code == 2 and ended.err.count("error: ") == 1 and "no linear layer" in ended.err, ended.err
+    assert not list(saved.glob("*a.*"))
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "words"), [(3.0, 2.0, "1.50 times as fast"), (2.0, 3.0, "1.50 times as long: no gain here")]
+)
+def test_a_file_that_got_slower_is_called_slower(slow: float, fast: float, words: str) -> None:
+    image = torch.zeros(1, 3, 2, 2)
+    options = command.parse(["--ckpt", "x", "--size", "2x2", "--int8", "-o", "a.onnx"])
+    lines = command.report_int8(Quantised(3, 2, (2_000_000, 500_000), (image, image), (slow, fast), 2), options, None)
+    assert lines[0] == "int8: 2 of 3 linear layers, 2 -> 0.5 MB (25%); PSNR to the float file on random pixels: inf dB"
+    assert lines[1:] == [f"time in onnxruntime, 2 threads: float {slow:g} ms, int8 {fast:g} ms, {words}"]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -106,6 +155,14 @@ def test_the_format_may_differ_from_the_name(saved: Path) -> None:
         ("edsr --size 8x12 --image square.png -o a.pt2", "the image is 9x9 and the network is exported for 8x12"),
         ("edsr --size 8x12 --image none.png -o a.pt2", "no image at none.png"),
         ("edsr --size 8x12 -o photo.png/a.pt2", "photo.png/a.pt2 cannot be written"),
+        ("edsr --size 8x12 --int8 -o a.pt2", "--int8 quantises ONNX files only: name the file NET.onnx"),
+        ("edsr --size 8x12 --int8 --original square.png -o a.onnx", "give all three"),
+        ("edsr --size 8x12 --image photo.png --original square.png -o a.onnx", "give all three"),
+        (
+            "edsr --size 8x12 --int8 --image photo.png --original square.png -o a.onnx",
+            "square.png is 9x9 and the results are 16x24",
+        ),
+        ("tadt --size 8x12 --int8 --image photo.png --original square.png -o a.onnx", "--scale 2"),
         ("nothing --size 8x12 -o a.pt2", "nothing"),
         ("tadt --size 8x12 -o a.pt2", "--scale 2"),
         ("tadt --size 8x12 --scale 2 -o a.pt2", "--routing all"),
