@@ -106,11 +106,18 @@ def _db(psnr: float | None) -> str:
     return "" if psnr is None else f" {psnr:.2f} dB"
 
 
-def draw(evaluation: Evaluation, item: Record, crop: int) -> Figure:
-    """Two rows: whole images with the crop marked, and the crop enlarged; the depths of more than one region last."""
+def draw(evaluation: Evaluation, item: Record, crop: int, other: tuple[str, Evaluation] | None = None) -> Figure:
+    """Two rows: whole images with the crop marked, and the crop enlarged; the depths of more than one region last.
+
+    Args:
+        other: name and result of another network, drawn after ours.
+    """
     sample, restoration = evaluation.sample, evaluation.restoration
     height, width = restoration.image.shape[-2:]
     shown = columns(evaluation, item)
+    if other is not None:
+        after = 1 + next(number for number, (title, _) in enumerate(shown) if title.startswith("ours"))
+        shown.insert(after, (other[0] + _db(other[1].psnr), pixels(other[1].restoration.image)))
     regions = None if restoration.routing is None else restoration.routing.regions
     mapped = regions is not None and len(regions.boxes) > 1
     side = min(crop, height, width)

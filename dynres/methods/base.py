@@ -117,14 +117,21 @@ class RestorationTraining(LightningModule):
     def test_step(self, sample: EvalSample, batch_idx: int) -> Any:
         return self.evaluate(sample)
 
-    def evaluate(self, sample: EvalSample, inference: Inference | None = None) -> Evaluation:
-        """Restore one whole image, as asked or as configured, and measure it where its original is known."""
+    def evaluate(
+        self, sample: EvalSample, inference: Inference | None = None, restorer: Restorer | None = None
+    ) -> Evaluation:
+        """Restore one whole image, as asked or as configured, and measure it where its original is known.
+
+        Args:
+            restorer: another network to do it; None for the one of this training.
+        """
+        restorer = restorer or self.restorer
         size = (sample.plain.shape[-2], sample.plain.shape[-1])
         options = inference or self.inference
-        seen = size if self.restorer.upsampler.same_size else (sample.image.shape[-2], sample.image.shape[-1])
-        self.restorer.count(seen, way_out(options.pointer, options.threshold, options.regions))
+        seen = size if restorer.upsampler.same_size else (sample.image.shape[-2], sample.image.shape[-1])
+        restorer.count(seen, way_out(options.pointer, options.threshold, options.regions))
         started = _now(sample.image.device)
-        restoration = self.restorer.restore(
+        restoration = restorer.restore(
             sample.image,
             size=size,
             seed=sample.seed,
