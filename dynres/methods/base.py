@@ -106,6 +106,10 @@ class RestorationTraining(LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return {"loss": loss, "routing": detached(routing), "scale": scale}
 
+    def companions(self) -> dict[str, Restorer]:
+        """Networks to be tested beside this one, by name: what it came from. Most methods have none."""
+        return {}
+
     def validation_step(self, sample: EvalSample, batch_idx: int) -> Any:
         evaluation = self.evaluate(sample)
         if evaluation.psnr is not None and evaluation.psnr_plain is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynres.checkpoint_io import read_checkpoint, restorer_state
 from dynres.contracts import PatchBatch, QueryBatch
 from dynres.errors import UserError
+from dynres.interop.weights import load_pretrained
 from dynres.methods.base import Inference
 from dynres.methods.phases import PhasedTraining
 from dynres.methods.restoration import check_loss, pixel_loss
@@ -73,7 +75,7 @@ class PruneTraining(PhasedTraining):
             raise ValueError(f"sparsity must be at least 0 and score_rate above 0, got {sparsity} and {score_rate}")
         check_loss(loss, epsilon)
         self.rate, self.sparsity, self.scope, self.ranking = rate, sparsity, scope, ranking
-        self.score_rate, self.loss, self.epsilon = score_rate, loss, epsilon
+        self.score_rate, self.loss, self.epsilon, self.trained = score_rate, loss, epsilon, trained
         self.channels = channels_in(restorer, scope)
         self.scores = fresh_scores(self.channels)
         ranked(self.channels, list(self.scores), rate, ranking)  # refuses rates that leave nothing, before the training
@@ -86,7 +88,7 @@ class PruneTraining(PhasedTraining):
     def _load(self, path: str) -> None:
         """Network and scores as a run ended its training with them."""
         checkpoint = read_checkpoint(path)
-        scores = [value for name, value in checkpoint["state_dict"].items() if name.startswith("scores.")]
+        scores = _scores(checkpoint)
         if not scores:
             raise UserError(f"method.trained={path} holds no scores: give a checkpoints/trained.ckpt of method=prune")
         try:
@@ -103,6 +105,18 @@ class PruneTraining(PhasedTraining):
     def second(self) -> Restorer:
         scores = list(self.scores)
         return cut(self.restorer, self.channels, ranked(self.channels, scores, self.rate, self.ranking), scores)
+
+    def companions(self) -> dict[str, Restorer]:
+        """The network as it was trained, with its scores, and what the cut left of that; none without their file."""
+        path = Path(self.trained or Path(self.trainer.default_root_dir) / "checkpoints" / f"{self.first_name}.ckpt")
+        if self.phase == 1 or not path.is_file():
+            return {}
+        whole = load_pretrained(path)
+        channels = channels_in(whole, self.scope)
+        scores = [score.to("cpu") for score in _scores(read_checkpoint(path))]
+        ones = list(fresh_scores(channels))  # the file's weights have the scores in them
+        left = cut(whole, channels, ranked(channels, scores, self.rate, self.ranking), ones).eval()
+        return {"before the cut": whole, "cut": left}
 
     def on_second(self) -> None:
         self.scores, self.channels, self._hooks = nn.ParameterList(), [], []  # with the network that carried them
@@ -129,3 +143,8 @@ class PruneTraining(PhasedTraining):
             loss = loss + self.sparsity * size
             parts["train/mean_score"] = size.detach() / sum(map(len, self.scores))
         return self.published(loss, parts, routing, batch.scale)
+
+
+def _scores(checkpoint: Mapping[str, Any]) -> list[Tensor]:
+    """The scores in a checkpoint, in their order; none after the cut."""
+    return [value for name, value in checkpoint["state_dict"].items() if name.startswith("scores.")]

@@ -23,7 +23,7 @@ PROFILES = sorted(path.stem for path in conf_dir().glob("profile/*.yaml"))
 PAPER = {
     "mstb": {9.17}, "tadt": {9.18}, "edsr_baseline": {1.22}, "identity": {0.0}, "flexir": {12.99, 12.95, 14.04},
     "acla_edsr": {39.92, 83.89}, "acla_rcan": {15.4}, "acla_edsr_denoise": {5.33}, "acla_edsr_car": {5.33},
-    "acla_edsr_demosaic": {5.33},
+    "acla_edsr_demosaic": {5.33}, "swinir": {11.6}, "swinir_distilled": {0.9},
 }  # fmt: skip
 
 

@@ -43,6 +43,11 @@ def test_the_network_is_smaller_after_the_cut_and_says_so(pruned: Ended) -> None
     lines = (pruned.folder / "pruning.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 2 and (pruned.folder / "pruning.png").stat().st_size > 5000
     assert lines[1].startswith("msa,1,") and lines[-1].startswith("mlp,2,")
+    rows = [line.split(",") for line in (pruned.folder / "companions.csv").read_text().splitlines()[1:]]
+    sizes = {name: (int(parameters), int(macs)) for _, _, name, parameters, macs, _ in rows}
+    assert sizes["before the cut"] > sizes["cut"] == sizes["ours"] and list(sizes)[-1] == "ours"
+    psnr = {name: float(value) for *_, name, _, _, value in rows}
+    assert psnr["cut"] != psnr["ours"] and list((pruned.folder / "companions").glob("*.png"))
 
 
 def test_the_best_network_is_a_pruned_one(pruned: Ended) -> None:

@@ -1,4 +1,4 @@
-"""A distilled network beside the one that taught it: PSNR, parameters and MACs on the same test images."""
+"""A network beside those it came from (its teacher, itself before a cut): PSNR, parameters, MACs on the same images."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from dynres.callbacks.panels import draw
 from dynres.contracts import Evaluation
 from dynres.report import Record, grouped, record
 
+OURS = "ours"
 
-class BesideTeacher(EvaluationWatcher):
-    """Restores every test image with the teacher too; writes teacher.csv, teacher/*.png and a printed table.
 
-    Nothing where no teacher was asked.
+class Companions(EvaluationWatcher):
+    """Restores every test image with the method's companions too; writes companions.csv, companions/*.png and a table.
+
+    Nothing where a method has none.
 
     Args:
-        pictures: images of each test set and label that are drawn.
+        pictures: images of each test set and label that are drawn, beside the first companion.
         crop: side of the enlarged crop, in output pixels.
     """
 
     def __init__(self, pictures: int = 1, crop: int = 72) -> None:
         super().__init__()
         self.pictures, self.crop = pictures, crop
-        self.taught: list[Record] = []
+        self.networks: dict[str, Any] = {}
+        self.theirs: dict[str, list[Record]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
-        self.taught = []
+        module: Any = pl_module
+        self.networks = {name: network.to(module.device).eval() for name, network in module.companions().items()}
+        self.theirs = {name: [] for name in self.networks}
 
     def on_test_batch_end(
         self,
@@ -46,42 +51,40 @@ class BesideTeacher(EvaluationWatcher):
         dataloader_idx: int = 0,
     ) -> None:
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        module: Any = pl_module
-        teacher = getattr(module, "teacher", None)
-        if teacher is None or not isinstance(outputs, Evaluation):
+        if not isinstance(outputs, Evaluation):
             return
-        evaluation = module.evaluate(outputs.sample, restorer=teacher.to(outputs.sample.image.device))
-        self.taught.append(record(evaluation))
+        module: Any = pl_module
+        found = {name: module.evaluate(outputs.sample, restorer=network) for name, network in self.networks.items()}
+        for name, evaluation in found.items():
+            self.theirs[name].append(record(evaluation))
         mine = self.records[-1]
-        if sum((one.dataset, one.label) == (mine.dataset, mine.label) for one in self.taught) <= self.pictures:
-            name = re.sub(r"[^\w.-]+", "-", f"{mine.dataset}_{mine.label}_{mine.image}")
-            figure = draw(outputs, mine, self.crop, ("teacher", evaluation))
-            save_figure(trainer, figure, f"teacher/{name}.png", f"teacher/{name}")
+        seen = sum((one.dataset, one.label) == (mine.dataset, mine.label) for one in self.records)
+        if found and seen <= self.pictures:
+            key = "companions/" + re.sub(r"[^\w.-]+", "-", f"{mine.dataset}_{mine.label}_{mine.image}")
+            save_figure(trainer, draw(outputs, mine, self.crop, next(iter(found.items()))), f"{key}.png", key)
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
-        if not self.taught:
+        if not self.networks:
             return
-        teacher: Any = module.teacher
-        networks = {"student": (restorer_of(module), records), "teacher": (teacher, self.taught)}
         lines = []
-        for name, (network, found) in networks.items():
+        for name, found in {**self.theirs, OURS: records}.items():
+            network = self.networks.get(name) or restorer_of(module)
             params = sum(parameter.numel() for parameter in network.parameters())
             for (dataset, label), group in grouped(found).items():
                 known = [item.psnr for item in group if item.psnr is not None]
                 psnr = f"{fmean(known):.4f}" if known else ""
-                lines.append([dataset, label, name, params, fmean(item.macs for item in group), psnr])
-        write_csv(
-            run_folder(trainer) / "teacher.csv", ["dataset", "label", "network", "parameters", "macs", "psnr"], lines
-        )
+                lines.append([dataset, label, name, params, round(fmean(item.macs for item in group)), psnr])
+        header = ["dataset", "label", "network", "parameters", "macs", "psnr"]
+        write_csv(run_folder(trainer) / "companions.csv", header, lines)
         show(lines)
 
 
 def show(lines: Sequence[Sequence[Any]]) -> None:
-    """Print the lines of teacher.csv, a test set and label after the other."""
-    table = Table(title="student and teacher (PSNR in dB; MACs of the backbone)", title_justify="left")
+    """Print the lines of companions.csv, one test set and label after the other."""
+    table = Table(title="where it came from (PSNR in dB; MACs of the backbone)", title_justify="left")
     for column in ("test set", "", "network", "M parameters", "GMACs", "PSNR"):
         table.add_column(column, justify="left" if column in ("test set", "", "network") else "right")
     for dataset, label, name, params, macs, psnr in sorted(lines, key=lambda line: (line[0], line[1])):
-        shown = f"{float(psnr):.2f}" if psnr else "-"
+        shown = f"{float(psnr):.3f}" if psnr else "-"
         table.add_row(dataset, label, name, f"{params / 1e6:.3f}", f"{macs / 1e9:.3f}", shown)
     Console().print(table)
