@@ -11,8 +11,13 @@ import torch
 from .conftest import start, typed, wait
 
 
-def test_two_processes_train_what_one_does(here: Path, tiny: list[str]) -> None:
-    command = ["+experiment=tadt_liif", *tiny, "data.batch_size=4"]
+@pytest.mark.parametrize(
+    "experiment",
+    [["+experiment=tadt_liif"], ["+experiment=swinir_prune", "method.rate=0.5", "backbone.drop_path=0"]],
+    ids=["tadt", "a network that is exchanged in mid-run"],
+)
+def test_two_processes_train_what_one_does(experiment: list[str], here: Path, tiny: list[str]) -> None:
+    command = [*experiment, *tiny, "data.batch_size=4"]
     two = wait(start([*command, "strategy=ddp_cpu", "out=two"], here))
     assert two.code == 0, two.err
     one = typed(*command, "strategy=cpu", "out=one")
