@@ -45,6 +45,10 @@ CURVES = {
         logarithmic=False,
     ),
 }
+SHARES = {
+    "routing": "Time over MACs of routed networks, both to the dense network's: on the line, a MAC not spent is time.",
+    "pruning": "Time over MACs of pruned networks, both to the full network's: on the line, a MAC cut is time.",
+}
 COLOURS = {"plain": "tab:gray", "dynres": "tab:blue"}
 
 
@@ -61,12 +65,10 @@ def draw(folder: Path, rows: Sequence[Row], points: Sequence[Point]) -> list[tup
         some = [point for point in points if point.plot == plot]
         if some:
             made.append((_save(_curves(some, about), folder / f"{plot}.png"), f"{about.title}."))
-    routing = [point for point in points if point.plot == "routing"]
-    if routing:
-        caption = (
-            "Time over MACs of routed networks, both to the dense network's: on the line, a MAC not spent is time."
-        )
-        made.append((_save(_routing(routing), folder / "routing.png"), caption))
+    for plot, caption in SHARES.items():
+        some = [point for point in points if point.plot == plot]
+        if some:
+            made.append((_save(_shares(some), folder / f"{plot}.png"), caption))
     return made
 
 
@@ -124,15 +126,16 @@ def _logarithmic(axes: Axes, places: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _routing(points: Sequence[Point]) -> Figure:
+def _shares(points: Sequence[Point]) -> Figure:
+    """Both axes to the whole network."""
     figure = Figure(figsize=(5.2, 4.6))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, label="time = MACs")
     for name in dict.fromkeys(point.network for point in points):
         some = sorted((point.x, point.y) for point in points if point.network == name)
         axes.plot(*zip(*some, strict=True), marker="o", markersize=4, label=name)
-    axes.set_xlabel("MACs / dense")
-    axes.set_ylabel("time / dense")
+    axes.set_xlabel("MACs / all")
+    axes.set_ylabel("time / all")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure

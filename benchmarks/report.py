@@ -21,6 +21,7 @@ SECTIONS = {
     "decoders": "Decoders",
     "backbones": "Backbones",
     "cross_layer": "Cross-layer attention",
+    "pruning": "Smaller networks",
     "data": "Training pairs",
     "training": "Training step",
 }

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import backbones, cores, cross_layer, decoders, harness, report
+from benchmarks import backbones, cores, cross_layer, decoders, harness, pruning, report
 from benchmarks.harness import Bench
 from benchmarks.memory import Peak, peak, peaks
 from benchmarks.rows import Form, Measurement, Row, form, timed_row
+from dynres.cost.counter import count_parameters
 from dynres.errors import UserError
 
 ROOT = Path(command.__file__).parents[1]
@@ -112,6 +113,44 @@ def test_cross_layer_rows_tell_growth_kept_keys_and_exact_sums(idle: None) -> No
     assert len(points) == 2 * 3 * 5
     rows, _ = _sorted(cross_layer._sums(bench, 16, 8))
     assert [row.error is not None and row.error <= 1e-4 for row in rows] == [True, True]
+
+
+@pytest.mark.parametrize("scope", pruning.SCOPES)
+def test_pruned_networks_have_times_beside_macs_and_each_the_one_before_as_its_bar(idle: None, scope: str) -> None:
+    rows, points = _sorted(pruning._pruned(Bench(quick=True), 1, scope))
+    times = [row.value or 0.0 for row in rows]
+    assert len(times) == 3 and all(times) and [row.bar for row in rows] == [1.0, *times[:2]]
+    assert all(row.sense == "at most" and row.verdict == "not applicable" and row.threads == 1 for row in rows)
+    shares = [(row.forms[1].macs or 0) / (row.forms[0].macs or 1) for row in rows]
+    assert 1 > shares[0] > shares[1] > shares[2] > 0
+    assert [(point.x, point.y) for point in points] == [(1.0, 1.0), *zip(shares, times, strict=True)]
+    for row, share in zip(rows, shares, strict=True):
+        assert row.note.startswith(f"{share:.3f} of the MACs; file of ")
+
+
+def test_lightweight_networks_are_told_to_the_classical_one_and_the_token_to_none(idle: None) -> None:
+    rows, _ = _sorted(pruning._lightweight(Bench(quick=True), 2))
+    assert [tuple(one.name for one in row.forms) for row in rows] == [
+        ("classical", "lightweight"), ("lightweight", "lightweight with token")
+    ]  # fmt: skip
+    assert all(row.value and row.threads == 2 for row in rows)
+    without, token = (one.macs or 0 for one in rows[1].forms)
+    assert without < token < 1.05 * without
+
+
+def test_smaller_networks_are_those_of_the_paper_and_their_files_tell_their_parameters() -> None:
+    networks = {name: pruning.network(name) for name in pruning.NETWORKS}
+    assert [count_parameters(one) for one in networks.values()] == [11_752_487, 910_152, 910_452]
+    assert pruning.file_mb(networks["lightweight"]) == pytest.approx(4 * 0.910152, rel=0.01)
+    small = pruning.network("classical", quick=True)
+    cut = pruning.pruned(small, "mlp", 0.5)
+    saved, widths = 4 * (count_parameters(small) - count_parameters(cut)) / 1e6, [len(m.weight) for m in _hidden(cut)]
+    assert pruning.file_mb(small) - pruning.file_mb(cut) == pytest.approx(saved, rel=0.01)
+    assert sum(widths) == 360 and widths[0] != widths[1], "the layers do not differ"
+
+
+def _hidden(restorer: Any) -> list[Any]:
+    return [inner.into for inner in restorer.backbone.inner_channels() if inner.kind == "mlp"]
 
 
 @pytest.mark.parametrize("name", cross_layer.NETWORKS)
@@ -268,7 +307,7 @@ def test_what_is_left_shrinks_and_the_report_is_written_after_each_measurement(
     [
         (
             ["--only", "decoder"],
-            "--only takes sections out of decoders, backbones, cross_layer, data, training, got 'decoder'",
+            "--only takes sections out of decoders, backbones, cross_layer, pruning, data, training, got 'decoder'",
         ),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--device", "abacus"], "--device takes cpu or cuda, got 'abacus'"),

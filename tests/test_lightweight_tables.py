@@ -233,9 +233,7 @@ def test_without_its_configuration_nobody_knows_the_row_of_a_run(tmp_path: Path)
 )
 def test_the_experiments_are_the_rows(experiment: str, options: list[str], name: str) -> None:
     """So the commands of the README fill the table."""
-    cfg = compose_checked(
-        [f"+experiment={experiment}", "profile=paper", "data.reduce=8", "data.fraction=0.48", *options]
-    )
+    cfg = compose_checked([f"+experiment={experiment}", "profile=paper", *options])
     assert tables.run_identity(cfg) == tables.row_identity(PUBLISHED["table1"], name)
 
 

@@ -37,7 +37,8 @@ class PrunedChannels(EvaluationWatcher):
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
         network = restorer_of(module)
-        layers = cut_layers(network, run_folder(trainer) / "checkpoints" / "trained.ckpt")
+        trained = getattr(module, "trained", None) or run_folder(trainer) / "checkpoints" / "trained.ckpt"
+        layers = cut_layers(network, Path(trained))
         if not layers:
             return
         whole, left = (sum(each.numel() for each in one.parameters()) for one in (uncut(network), network))

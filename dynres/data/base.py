@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, Generic
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from dynres.contracts import EvalSample
@@ -20,6 +22,8 @@ from dynres.data.stream import GlobalBatches, Position, Sample, TrainingSamples,
 from dynres.errors import UserError
 
 STAGES = ("fit", "validate", "test")
+SMALL = ("refuse", "skip")
+NAMED = 5  # of the images that are left out
 
 
 class ImageData(pl.LightningDataModule, Generic[Sample]):
@@ -43,6 +47,8 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         fraction: part of the training images that is used, in (0, 1], evenly spread; at least one image.
         reduce: r >= 1, training and validation images are made 1/r of their height and width (`resize.reduced`)
             before anything else happens to them; test sets keep their size.
+        small: what happens where training images are smaller than the crop or patch: "refuse", or "skip" to leave these
+            images out, those of `fraction` that remain being trained on.
         batch_size: samples of a batch, over all processes together.
         val_images: how many of the held-out images to validate on; None for all.
         val_crop: side of the central square of each validation image; None for the whole image.
@@ -68,6 +74,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         halves: bool,
         fraction: float,
         reduce: int,
+        small: str,
         batch_size: int,
         val_images: int | None,
         val_crop: int | None,
@@ -79,7 +86,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         super().__init__()
         self.source, self.root, self.cache = source, root, cache
         self.repeat, self.batch_size, self.workers, self.seed = repeat, batch_size, workers, seed
-        self.parts, self.fraction, self.reduce = 2 if halves else 1, fraction, reduce
+        self.parts, self.fraction, self.reduce, self.small = 2 if halves else 1, fraction, reduce, small
         self.val_images, self.val_crop, self.test_images = val_images, val_crop, test_images
         for name in ("repeat", "reduce", "batch_size", "val_images", "val_crop", "test_images"):
             check_whole(name, getattr(self, name), 1)
@@ -89,6 +96,8 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
             raise UserError(f"data.fraction must be above 0 and at most 1, got {fraction}")
         if reduce is None:
             raise UserError("data.reduce must be a whole number of at least 1, got None: 1 leaves images as they are")
+        if small not in SMALL:
+            raise UserError(f"data.small must be one of {', '.join(SMALL)}, got {small}")
         self._check_batch(processes=1)
         named = [test] if isinstance(test, str) else test
         self.test = list(named) if named is not None else default_tests(source)
@@ -114,7 +123,7 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
         for images in whole:
             images.check()
         if training:
-            self._training_pixels()
+            self._training_pixels(tell=True)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Endless batches, this process' share of each global batch, from the trainer's present step on."""
@@ -161,19 +170,26 @@ class ImageData(pl.LightningDataModule, Generic[Sample]):
             )
         return [images[number * len(images) // count] for number in range(count)]
 
-    def _training_pixels(self) -> PixelCache:
+    def _training_pixels(self, tell: bool = False) -> PixelCache:
+        """Of the images that are trained on; `tell` says on stderr which are left out."""
         pixels = open_cache(self._training_images(), self.cache, self.reduce)
         least, square = self._smallest()
         size = "HxW" if self.reduce == 1 else f"HxW, 1/{self.reduce} of the file's"
-        small = [
-            f"{path} ({height}x{width}, {size}) is smaller than the {least}x{least} {square}: leave it out, or "
-            f"{self._cure(min(height, width))}{self._milder_reduction(min(height, width), least)}"
-            for path, height, width in pixels.sizes()
-            if min(height, width) < least
-        ]
-        if small:
-            raise UserError(summary(small))
-        return pixels
+        small = [(path, height, width) for path, height, width in pixels.sizes() if min(height, width) < least]
+        left = len(pixels) - len(small)
+        if small and (self.small == "refuse" or left < self.parts):
+            way = "leave it out (data.small=skip), or " if self.small == "refuse" else ""
+            problems = summary(
+                [
+                    f"{path} ({height}x{width}, {size}) is smaller than the {least}x{least} {square}: {way}"
+                    f"{self._cure(min(height, width))}{self._milder_reduction(min(height, width), least)}"
+                    for path, height, width in small
+                ]
+            )
+            raise UserError(problems if way else f"data.small=skip leaves too few training images, {left}: {problems}")
+        if small and tell:
+            _tell_skipped(small, len(pixels), f"{least}x{least} {square}")
+        return pixels.at_least(least)
 
     def _milder_reduction(self, side: int, least: int) -> str:
         """What data.reduce would leave `least` pixels of an image that it reduced to `side`, if any would."""
@@ -218,6 +234,18 @@ def check_whole(name: str, value: object, low: int) -> None:
     """Refuse what is neither None nor a whole number from `low` on."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
         raise UserError(f"data.{name} must be a whole number of at least {low}, got {value}")
+
+
+@rank_zero_only
+def _tell_skipped(small: Sequence[tuple[str, int, int]], images: int, square: str) -> None:
+    """One line on stderr: how many are left out, and the first few with their sizes."""
+    named = ", ".join(f"{Path(path).name} ({height}x{width}, HxW)" for path, height, width in small[:NAMED])
+    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    print(
+        f"data.small=skip: {len(small)} of {images} training images are smaller than the {square} and left out: "
+        f"{named}{more}",
+        file=sys.stderr,
+    )
 
 
 def _private_random() -> torch.Generator:

@@ -65,6 +65,10 @@ class PixelCache:
         """A worker process maps the file itself; a pickled map would carry every pixel."""
         return {**self.__dict__, "_mapped": None}
 
+    def at_least(self, side: int) -> PixelCache:
+        """Of the images whose sides both have as many pixels."""
+        return PixelCache(self.file, self.sealed, [one for one in self.entries if min(one.height, one.width) >= side])
+
     def sizes(self) -> list[tuple[str, int, int]]:
         """(path, height, width) of every image."""
         return [(entry.path, entry.height, entry.width) for entry in self.entries]

@@ -37,6 +37,7 @@ class SuperResolutionData(ImageData[Draw]):
         halves: see ImageData.
         fraction: see ImageData.
         reduce: see ImageData.
+        small: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_scales: numbers or (vertical, horizontal) pairs, in [1, 30].
@@ -70,6 +71,7 @@ class SuperResolutionData(ImageData[Draw]):
         halves: bool = False,
         fraction: float = 1.0,
         reduce: int = 1,
+        small: str = "refuse",
         batch_size: int = 16,
         val_images: int | None = None,
         val_scales: Sequence[float | Sequence[float]] = (2, 3, 4),
@@ -82,8 +84,8 @@ class SuperResolutionData(ImageData[Draw]):
         test_images: int | None = None,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, halves, fraction, reduce, batch_size, val_images, val_crop, test_images,
-            workers, cache, seed,
+            source, root, test, repeat, halves, fraction, reduce, small, batch_size, val_images, val_crop,
+            test_images, workers, cache, seed,
         )  # fmt: skip
         self.protocol = protocol
         self.recipe = PairRecipe(_range(scales), lr_size, queries, aligned, downsampling)

@@ -30,6 +30,7 @@ class RestorationData(ImageData[Patch]):
         halves: see ImageData.
         fraction: see ImageData.
         reduce: see ImageData.
+        small: see ImageData.
         batch_size: see ImageData.
         val_images: see ImageData.
         val_crop: see ImageData.
@@ -57,6 +58,7 @@ class RestorationData(ImageData[Patch]):
         halves: bool = False,
         fraction: float = 1.0,
         reduce: int = 1,
+        small: str = "refuse",
         batch_size: int = 16,
         val_images: int | None = None,
         val_crop: int | None = None,
@@ -66,8 +68,8 @@ class RestorationData(ImageData[Patch]):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, root, test, repeat, halves, fraction, reduce, batch_size, val_images, val_crop, test_images,
-            workers, cache, seed,
+            source, root, test, repeat, halves, fraction, reduce, small, batch_size, val_images, val_crop,
+            test_images, workers, cache, seed,
         )  # fmt: skip
         self.degradation, self.patch_size = degradation, patch_size
         self.colour = degradation.channels == 3

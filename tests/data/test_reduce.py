@@ -1,4 +1,5 @@
-"""data.reduce: training and validation images at a fraction of their size; test sets as they are."""
+"""data.reduce: training and validation images at a fraction of their size; test sets as they are. data.small: what is
+then smaller than a crop."""
 
 from __future__ import annotations
 
@@ -202,6 +203,7 @@ def test_an_image_too_small_after_it_names_the_reductions_that_fit(folder_of: Fo
     with pytest.raises(UserError) as caught:
         queries(root, reduce=8).check("fit")
     message = str(caught.value)
+    assert "leave it out (data.small=skip), or " in message
     assert "01.png (12x38, HxW, 1/8 of the file's) is smaller than the 16x16 crop" in message
     assert message.endswith("set data.lr_size=6 or lower, or set data.reduce=5 or lower") and "00.png" not in message
     queries(root, reduce=5).check("fit")
@@ -233,6 +235,80 @@ def test_a_validation_image_too_small_to_be_measured_after_it_names_it(folder_of
     with pytest.raises(UserError, match=r"val: .*01\.png \(16x16, HxW\) is too small .*, or set data\.reduce below 4$"):
         queries(root, reduce=4).check("validate")
     queries(root, reduce=4, test=[str(root)]).check("test")
+
+
+# --- What is left out -----------------------------------------------------------------------------------------------
+
+
+SMALL = [(200, 203), (95, 300), (240, 240), (300, 95), (94, 94), (210, 201), (250, 250)]  # the last is held out
+
+
+@pytest.mark.parametrize("module", [queries, patches])
+def test_skipped_images_are_those_a_crop_does_not_fit_and_are_told_once(
+    module: Callable[..., ImageData[Any]], folder_of: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of("mixed", SMALL)
+    kept = module(root, reduce=8, small="skip")
+    kept.check("fit")
+    next(iter(kept.train_dataloader()))
+    square = "crop" if module is queries else "patch"
+    assert capsys.readouterr().err == (
+        f"data.small=skip: 3 of 6 training images are smaller than the 16x16 {square} and left out: "
+        "01.png (12x38, HxW), 03.png (38x12, HxW), 04.png (12x12, HxW)\n"
+    )
+    expected = [reduced(read_rgb(root / f"{number:02d}.png"), 8) for number in (0, 2, 5)]
+    for found, small in zip(training_pixels(kept), expected, strict=True):
+        np.testing.assert_array_equal(found, small)
+
+
+@pytest.mark.parametrize("module", [queries, patches])
+def test_samples_are_those_of_a_folder_without_what_is_skipped(
+    module: Callable[..., ImageData[Any]], folder_of: Folder
+) -> None:
+    """In the same order, whatever number of workers loads them."""
+    mixed, fitting = folder_of("mixed", SMALL), folder_of("fitting", SMALL)
+    for number in (1, 3, 4):
+        (fitting / f"{number:02d}.png").unlink()
+
+    def batches(root: Path, **options: Any) -> list[Any]:
+        one = module(root, reduce=8, repeat=2, **options)
+        return [one.on_after_batch_transfer(batch, 0) for batch in itertools.islice(one.train_dataloader(), 4)]
+
+    plain = batches(fitting)
+    for skipped in (batches(mixed, small="skip"), batches(mixed, small="skip", workers=2)):
+        for a, b in zip(plain, skipped, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_many_are_counted_and_the_first_five_named(folder_of: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    queries(folder_of("many", [(8, 9)] * 7 + [(40, 40)] * 2), small="skip").check("fit")
+    told = capsys.readouterr().err
+    assert "7 of 8 training images" in told and told.endswith("04.png (8x9, HxW) and 2 more\n") and "05" not in told
+
+
+def test_where_every_image_fits_nothing_is_told(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    queries(large, reduce=4, small="skip").check("fit")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("halves", "left"), [(False, 0), (True, 1)])
+def test_too_few_that_fit_are_refused(folder_of: Folder, halves: bool, left: int) -> None:
+    root = folder_of("few", [(8, 40)] * 2 + [(40, 40)] * (left + 1))
+    with pytest.raises(UserError, match=rf"too few training images, {left}: .*00\.png \(8x40.*01\.png .* or lower$"):
+        queries(root, small="skip", halves=halves).check("fit")
+
+
+@pytest.mark.parametrize("small", ["Skip", "", None, True, ["skip"]])
+@pytest.mark.parametrize("module", [queries, patches])
+def test_another_word_for_small_images_is_refused(module: Any, large: Path, small: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.small must be one of refuse, skip, got"):
+        module(large, small=small)
+
+
+def test_the_papers_profiles_skip_and_reduce() -> None:
+    for experiment in ("swinir_kd", "swinir_prune"):
+        data = compose_checked([f"+experiment={experiment}", "profile=paper", "data=div2k", "data.root=DIV2K"]).data
+        assert (data.reduce, data.fraction, data.small, data.batch_size) == (8, 0.48, "skip", 32)
 
 
 # --- With a fraction ------------------------------------------------------------------------------------------------
