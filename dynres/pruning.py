@@ -100,10 +100,7 @@ def ranked(
     Raises:
         ValueError: a rate or ranking out of range, or more to cut than leaves a channel a head in each layer.
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"rate must lie in (0, 1), got {rate}: 0.25 cuts a quarter of the channels")
-    if ranking not in get_args(Ranking):
-        raise ValueError(f"ranking must be one of {', '.join(get_args(Ranking))}, got {ranking}")
+    check_ranking(rate, ranking)
     sizes = [score.detach().abs().view(inner.heads, inner.width) for inner, score in zip(channels, scores, strict=True)]
     kept = [torch.empty(0)] * len(channels)
     for kind in dict.fromkeys(inner.kind for inner in channels):
@@ -113,6 +110,14 @@ def ranked(
         for number, value, cut in zip(mine, values, cuts, strict=True):
             kept[number] = value.indices[:, : channels[number].width - cut].sort(dim=1).values
     return kept
+
+
+def check_ranking(rate: float, ranking: str) -> None:
+    """Refuse a rate outside (0, 1) or an unknown ranking, with a ValueError."""
+    if not 0 < rate < 1:
+        raise ValueError(f"rate must lie in (0, 1), got {rate}: 0.25 cuts a quarter of the channels")
+    if ranking not in get_args(Ranking):
+        raise ValueError(f"ranking must be one of {', '.join(get_args(Ranking))}, got {ranking}")
 
 
 def _lowest(layers: Sequence[Tensor], rate: float) -> list[int]:

@@ -67,10 +67,15 @@ class RestorationTraining(LightningModule):
         self.seed, self.inference = seed, inference or Inference()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.initial_rate)
         steps = [max(1, round(fraction * self.scheduled_steps)) for fraction in self.milestones]
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, self.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def initial_rate(self) -> float:
+        """The learning rate before the first decay."""
+        return self.learning_rate
 
     @property
     def scheduled_steps(self) -> int:

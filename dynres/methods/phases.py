@@ -79,14 +79,9 @@ class PhasedTraining(RestorationTraining):
     def scheduled_steps(self) -> int:
         return self.boundary if self.phase == 1 else int(self.trainer.estimated_stepping_batches) - self.boundary
 
-    def configure_optimizers(self) -> Any:
-        configured = super().configure_optimizers()
-        if self.phase == 2:
-            for group in configured["optimizer"].param_groups:
-                group["lr"] = group["initial_lr"] = group["lr"] * self.second_rate
-            scheduler = configured["lr_scheduler"]["scheduler"]
-            scheduler.base_lrs = [rate * self.second_rate for rate in scheduler.base_lrs]
-        return configured
+    @property
+    def initial_rate(self) -> float:
+        return self.learning_rate * (self.second_rate if self.phase == 2 else 1.0)
 
     # ---------------------------------------------------------------------------------------------------- the exchange
 

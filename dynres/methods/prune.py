@@ -15,7 +15,7 @@ from dynres.interop.weights import load_pretrained
 from dynres.methods.base import Inference
 from dynres.methods.phases import PhasedTraining
 from dynres.methods.restoration import check_loss, pixel_loss
-from dynres.pruning import channels_in, cut, factors, fresh_scores, ranked, scored
+from dynres.pruning import channels_in, check_ranking, cut, factors, fresh_scores, ranked, scored
 from dynres.restorer import Restorer
 
 
@@ -74,16 +74,27 @@ class PruneTraining(PhasedTraining):
         if not sparsity >= 0 or not score_rate > 0:
             raise ValueError(f"sparsity must be at least 0 and score_rate above 0, got {sparsity} and {score_rate}")
         check_loss(loss, epsilon)
+        check_ranking(rate, ranking)
         self.rate, self.sparsity, self.scope, self.ranking = rate, sparsity, scope, ranking
         self.score_rate, self.loss, self.epsilon, self.trained = score_rate, loss, epsilon, trained
         self.channels = channels_in(restorer, scope)
+        self.scores = nn.ParameterList()
+
+    def setup(self, stage: str) -> None:
+        # Only now: where nothing is trained, the network is what is measured, perhaps a pruned one.
+        if stage != "fit":
+            return
         self.scores = fresh_scores(self.channels)
-        ranked(self.channels, list(self.scores), rate, ranking)  # refuses rates that leave nothing, before the training
-        if trained:
-            self._load(trained)
+        try:
+            ranked(self.channels, list(self.scores), self.rate, self.ranking)  # before the training, not at its end
+        except ValueError as error:
+            raise UserError(f"method: {error}") from error
+        if self.trained:
+            self._load(self.trained)
             self._enter(self.second())
         else:
-            self._hooks = [scored(inner, score) for inner, score in zip(self.channels, self.scores, strict=True)]
+            for inner, score in zip(self.channels, self.scores, strict=True):
+                scored(inner, score)
 
     def _load(self, path: str) -> None:
         """Network and scores as a run ended its training with them."""
@@ -119,7 +130,7 @@ class PruneTraining(PhasedTraining):
         return {"before the cut": whole, "cut": left}
 
     def on_second(self) -> None:
-        self.scores, self.channels, self._hooks = nn.ParameterList(), [], []  # with the network that carried them
+        self.scores, self.channels = nn.ParameterList(), []  # they went with the network that carried them
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -131,7 +142,7 @@ class PruneTraining(PhasedTraining):
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = super().parameter_groups()
         if self.phase == 1:
-            groups.append({"params": list(self.scores), "lr": self.learning_rate * self.score_rate})
+            groups.append({"params": list(self.scores), "lr": self.initial_rate * self.score_rate})
         return groups
 
     def training_step(self, batch: PatchBatch | QueryBatch, batch_idx: int) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def measured(runs: Path) -> Measured:
 def remaining(system: Mapping[str, Any]) -> list[str]:
     """The choices that build what a row restores with: its network, at the widths that are left where it is pruned."""
     widths = {option: list(islice(cycle(some), LAYERS)) for option, some in system.get("left", {}).items()}
-    return [*system["network"], *(f"++backbone.{option}={some}" for option, some in widths.items())]
+    return [*system["network"], *(f"backbone.{option}={some}" for option, some in widths.items())]
 
 
 @cache

@@ -101,14 +101,10 @@ def test_scores_of_another_run_are_cut_at_another_rate(pruned: Ended, tiny: list
     assert sizes[0] > sizes[1]
 
 
-def test_the_pruned_network_is_tested_enlarges_trains_on_and_is_exported(
+def test_the_pruned_network_trains_on_enlarges_and_is_exported(
     pruned: Ended, tiny: list[str], photos: Path, here: Path
 ) -> None:
     last = checkpoint(pruned, "last")
-    tested = typed("network=ckpt", f"ckpt={last}", "mode=test", "task=sr", "method=assr", *tiny, f"out={here}/test")
-    assert tested.code == 0, tested.err
-    metrics = [json.loads((one.folder / "summary.json").read_text())["metrics"] for one in (tested, pruned)]
-    assert metrics[0]["held-out"]["x2"]["psnr"] == pytest.approx(metrics[1]["held-out"]["x2"]["psnr"], abs=1e-4)
     tuned = typed("network=ckpt", f"ckpt={last}", "task=sr", "method=assr", *tiny, f"out={here}/tune")
     assert tuned.code == 0, tuned.err
     picture = str(photos / "00.png")
@@ -117,6 +113,15 @@ def test_the_pruned_network_is_tested_enlarges_trains_on_and_is_exported(
     file = here / "pruned.onnx"
     done = typed("--ckpt", str(last), "--size", "24x20", "-o", str(file), main=export_main)
     assert done.code == 0 and file.is_file(), done.err
+
+
+def test_its_own_experiment_tests_it_too(pruned: Ended, tiny: list[str], here: Path) -> None:
+    """At a rate that would leave nothing of what is left."""
+    last = checkpoint(pruned, "last")
+    again = typed(*PRUNE[:2], "method.rate=0.9", "mode=test", "network=ckpt", f"ckpt={last}", *tiny, f"out={here}")
+    assert again.code == 0, again.err
+    metrics = [json.loads((one.folder / "summary.json").read_text())["metrics"] for one in (again, pruned)]
+    assert metrics[0]["held-out"]["x2"]["psnr"] == pytest.approx(metrics[1]["held-out"]["x2"]["psnr"], abs=1e-4)
 
 
 def test_the_authors_format_cannot_hold_it(pruned: Ended, here: Path) -> None:
