@@ -7,7 +7,7 @@ on the paper's small images. A pruned run describes the network before the cut; 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import track
 from dynres.cost.__main__ import measure
 from dynres.tables import acla
 from dynres.tables.common import Row, beside, paper_runs, published_network, show
+from dynres.tables.pruned import pictures
 
 METHOD = ("weight", "features", "rate", "scope", "sparsity", "ranking")
 DATA = ("reduce", "fraction")
@@ -100,4 +101,12 @@ def quality(key: str, published: Mapping[str, Any], runs: Path) -> str:
     )
 
 
-TABLES = {"lightweight_swinir/1": partial(quality, "table1"), "lightweight_swinir/2": partial(quality, "table2")}
+def by_gamma(published: Mapping[str, Any], runs: Path) -> str:
+    """Table 2, and its remark on where each gamma prunes as pictures."""
+    return quality("table2", published, runs) + pictures(runs)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
+    "lightweight_swinir/1": partial(quality, "table1"),
+    "lightweight_swinir/2": by_gamma,
+}
