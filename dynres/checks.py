@@ -160,6 +160,8 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
         )
     if cfg.backbone.get("searched") and cfg.mode == "fit" and choices["method"] != "acla_search":
         raise UserError("backbone.searched=true is the supernet of method=acla_search: leave it out to train a network")
+    if cfg.ckpt is not None and cfg.mode == "fit" and cfg.method.get("trained"):
+        raise UserError("method.trained is a whole network with its scores: leave out ckpt, or method.trained")
     if cfg.network not in ("config", "ckpt"):
         raise UserError(f"network must be config or ckpt, got {cfg.network}")
     if cfg.mode == "fit" and choices["upsampler"] == "bicubic":

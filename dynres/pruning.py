@@ -184,6 +184,7 @@ def cut(
     options = {OPTIONS[kind]: widths[kind] for kind in dict.fromkeys(inner.kind for inner in channels)}
     description: dict[str, Any] = dict(restorer.description)
     description["backbone"] = {**description["backbone"], **options}
+    description["backbone"].pop("calibration", None)  # FlexIR's, measured on what is no longer there
     made = Restorer.from_description(description).to(next(iter(state.values())))
     made.load_state_dict(state)
     return made

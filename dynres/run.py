@@ -32,7 +32,6 @@ from dynres.callbacks.loggers import build_loggers, finish
 from dynres.callbacks.predictions import Predictions
 from dynres.checkpoint_io import SafeCheckpointIO
 from dynres.checks import check
-from dynres.cost.counter import count_parameters
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
 from dynres.folders import register_resolvers, unfinished
@@ -62,6 +61,8 @@ def run(cfg: DictConfig) -> float:
         data.check(None if cfg.mode == "fit" else "validate" if cfg.mode == "validate" else "test")
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         method = build_method(cfg)
+        if cfg.mode == "fit":
+            method.ready()
         callbacks = _callbacks(cfg)
         trainer = _trainer(cfg, folder, callbacks) if cfg.mode == "fit" else None
         alone = _alone(cfg, folder, callbacks)
@@ -281,9 +282,8 @@ def _first_process() -> bool:
 
 @rank_zero_only
 def _announce(cfg: DictConfig, folder: Path, method: RestorationTraining, resumed: Path | None) -> None:
-    parameters = count_parameters(method.restorer)
     about = f"profile={cfg.profile_name}, mode={cfg.mode}, seed={cfg.seed}"
-    print(f"{cfg.experiment_name}, {about}: {parameters:,} parameters")
+    print(f"{cfg.experiment_name}, {about}: {method.about()}")
     print(f"writing to {folder}" + (f", continuing from {resumed.name}" if resumed else ""))
 
 

@@ -36,7 +36,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "restorer": {"layers", "backbones", "upsamplers", "cost", "nodes", "pretrained", "tiles"},
     "pruning": {"layers", "restorer"},
     "interop": {"layers", "backbones", "upsamplers", "nodes", "restorer", "pretrained"},
-    "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics", "interop", "pruning"},
+    "methods": {"layers", "backbones", "upsamplers", "restorer", "metrics", "interop", "pretrained", "pruning"},
     "callbacks": {"report"},
     "build": {"folders", "nodes", "restorer"},
     "checks": {"build", "methods", "nodes", "restorer", "tiles", "upsamplers"},

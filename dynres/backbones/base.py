@@ -82,9 +82,9 @@ class Backbone(nn.Module, ABC):
             task: what was asked.
         """
         costs = [self.cost(*size) for size in sizes]
-        fixed = torch.tensor(float(sum(cost.fixed for cost in costs)), dtype=torch.float64)
         if routing is None:
-            return fixed.repeat(batch)
+            return torch.full((batch,), float(sum(cost.full for cost in costs)), dtype=torch.float64)
+        fixed = torch.tensor(float(sum(cost.fixed for cost in costs)), dtype=torch.float64)
         units = torch.tensor([cost.units for cost in costs], dtype=torch.float64).sum(dim=0)
         return fixed + routing.decisions.cpu().double() @ units
 

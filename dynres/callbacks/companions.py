@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
-from dynres.callbacks.panels import draw
+from dynres.callbacks.panels import check_pictures, draw
 from dynres.contracts import Evaluation
 from dynres.report import Record, grouped, record
 
@@ -31,6 +31,7 @@ class Companions(EvaluationWatcher):
 
     def __init__(self, pictures: int = 1, crop: int = 72) -> None:
         super().__init__()
+        check_pictures(pictures, crop)
         self.pictures, self.crop = pictures, crop
         self.networks: dict[str, Any] = {}
         self.theirs: dict[str, list[Record]] = {}

@@ -29,16 +29,19 @@ class Ema(Callback):
         self._average: Any = None  # timm's ModelEmaV3, built when the weights are on their device
         self._of: Any = None  # the network it is of: it starts anew where a method exchanges that in mid-run
         self._loaded: dict[str, Tensor] | None = None
+        self._since = 0  # the step at which it began
         self._step = -1
         self._exchanged = False
 
     def state_dict(self) -> dict[str, Any]:
         if self._average is None:
-            return {"weights": self._loaded}
-        return {"weights": {key: value.detach().clone() for key, value in self._average.module.state_dict().items()}}
+            return {"weights": self._loaded, "since": self._since}
+        weights = {key: value.detach().clone() for key, value in self._average.module.state_dict().items()}
+        return {"weights": weights, "since": self._since}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded, self._average = state_dict["weights"], None
+        self._since = state_dict.get("since", 0)
 
     @property
     def state_key(self) -> str:
@@ -64,8 +67,10 @@ class Ema(Callback):
     ) -> None:
         if trainer.global_step != self._step:  # not while gradients accumulate
             self._step = trainer.global_step
+            if self._of is not restorer_of(pl_module):
+                self._since = self._step - 1
             self._ensure(pl_module)
-            self._average.update(restorer_of(pl_module), step=self._step)
+            self._average.update(restorer_of(pl_module), step=self._step - self._since)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._average is not None or self._loaded is not None:  # else nothing was averaged: the weights as they are

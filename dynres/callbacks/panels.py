@@ -37,6 +37,7 @@ class Panels(EvaluationWatcher):
 
     def __init__(self, count: int = 1, validation: int = 1, crop: int = 72) -> None:
         super().__init__()
+        check_pictures(min(count, validation), crop)
         self.count, self.validation, self.crop = count, validation, crop
 
     def watch(self, trainer: Trainer, evaluation: Evaluation, item: Record) -> None:
@@ -65,6 +66,12 @@ class Panels(EvaluationWatcher):
         if trainer.is_global_zero:
             name = re.sub(r"[^\w.-]+", "-", f"{item.dataset}_{item.label}_{item.image}")
             save_figure(trainer, draw(evaluation, item, self.crop), f"panels/{name}.png", key)
+
+
+def check_pictures(count: int, crop: int) -> None:
+    """Refuse fewer pictures than none, or a crop of no pixel, with a ValueError."""
+    if count < 0 or crop < 1:
+        raise ValueError(f"the number of pictures must be at least 0 and crop at least 1 pixel, got {count} and {crop}")
 
 
 def most_detailed(image: Tensor, side: int) -> tuple[int, int]:

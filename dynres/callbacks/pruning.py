@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, 
 from dynres.checkpoint_io import read_checkpoint
 from dynres.report import Record
 
-NAMES = {"mlp": "MLP, hidden channels", "msa": "attention, channels"}
+NAMES = {"msa": "attention, channels", "mlp": "MLP, hidden channels"}
 
 
 class Layer(NamedTuple):
@@ -37,12 +37,14 @@ class PrunedChannels(EvaluationWatcher):
 
     def write(self, trainer: Trainer, module: LightningModule, records: Sequence[Record]) -> None:
         network = restorer_of(module)
-        trained = getattr(module, "trained", None) or run_folder(trainer) / "checkpoints" / "trained.ckpt"
-        layers = cut_layers(network, Path(trained))
+        path = Path(getattr(module, "trained", None) or run_folder(trainer) / "checkpoints" / "trained.ckpt")
+        trained = read_checkpoint(path) if path.is_file() else None
+        whole = uncut(network, trained)
+        layers = cut_layers(network, whole, trained)
         if not layers:
             return
-        whole, left = (sum(each.numel() for each in one.parameters()) for one in (uncut(network), network))
-        print(f"pruned: {left:,} of {whole:,} parameters ({left / whole:.1%})")
+        before, left = (sum(each.numel() for each in one.parameters()) for one in (whole, network))
+        print(f"pruned: {left:,} of {before:,} parameters ({left / before:.1%})")
         header = ["kind", "layer", "kept", "of", "least_score", "median_score", "greatest_score"]
         rows = [[*layer[:4], *quartiles(layer.scores)] for layer in layers]
         write_csv(run_folder(trainer) / "pruning.csv", header, rows)
@@ -59,40 +61,33 @@ def quartiles(scores: NDArray[np.float32]) -> list[str]:
     return [f"{np.quantile(scores, at):.4f}" for at in (0, 0.5, 1)] if len(scores) else ["", "", ""]
 
 
-def cut_layers(restorer: Any, trained: Path) -> list[Layer]:
-    """The layers of the kinds that were cut, attentions and MLPs apart; none of a network with all its channels.
-
-    Args:
-        restorer: a Restorer, built from a description.
-        trained: the checkpoint from before the cut, which has the scores; it may be missing.
-    """
-    options = restorer.description["backbone"]
-    cut = [kind for kind, option in (("msa", "head_widths"), ("mlp", "mlp_widths")) if options.get(option)]
-    now, before = (one.backbone.inner_channels() for one in (restorer, uncut(restorer)))
-    scores = iter(_scores(trained))
-    layers: list[Layer] = []
-    for inner, full in zip(now, before, strict=True):
-        if inner.kind not in cut:
-            continue
-        number = 1 + sum(layer.kind == inner.kind for layer in layers)
-        sizes = (inner.heads * inner.width, full.heads * full.width)
-        layers.append(Layer(inner.kind, number, *sizes, next(scores, np.empty(0, np.float32))))
-    return sorted(layers, key=lambda layer: (cut.index(layer.kind), layer.number))
-
-
-def uncut(restorer: Any) -> Any:
-    """The same network with all its channels, on the meta device."""
-    whole = dict(restorer.description)
-    whole["backbone"] = {key: value for key, value in whole["backbone"].items() if not key.endswith("_widths")}
+def uncut(restorer: Any, trained: Mapping[str, Any] | None) -> Any:
+    """The network before the cut, on the meta device: as its file says, else one with all its channels."""
+    whole = dict(restorer.description if trained is None else trained["dynres"]["network"])
+    if trained is None:
+        whole["backbone"] = {key: value for key, value in whole["backbone"].items() if not key.endswith("_widths")}
     with torch.device("meta"):
         return type(restorer).from_description(whole)
 
 
-def _scores(trained: Path) -> list[NDArray[np.float32]]:
-    if not trained.is_file():
-        return []
-    state = read_checkpoint(trained)["state_dict"]
-    return [value.abs().sort().values.numpy() for name, value in state.items() if name.startswith("scores.")]
+def cut_layers(restorer: Any, whole: Any, trained: Mapping[str, Any] | None) -> list[Layer]:
+    """The layers of the kinds that were cut, attentions and MLPs apart; none of a network with all its channels.
+
+    Args:
+        restorer: a Restorer.
+        whole: what it was before.
+        trained: the checkpoint of that, which has the scores of the kinds that were to be cut; None if it is lost.
+    """
+    pairs = list(zip(restorer.backbone.inner_channels(), whole.backbone.inner_channels(), strict=True))
+    cut = [kind for kind in NAMES if any(now.kind == kind and now.width < full.width for now, full in pairs)]
+    state = {} if trained is None else trained["state_dict"]
+    scores = iter([value for name, value in state.items() if name.startswith("scores.")])
+    layers: list[Layer] = []
+    for now, full in (pair for pair in pairs if pair[0].kind in cut):
+        number = 1 + sum(layer.kind == now.kind for layer in layers)
+        found = next(scores, torch.empty(0)).abs().sort().values.numpy()
+        layers.append(Layer(now.kind, number, now.heads * now.width, full.heads * full.width, found))
+    return sorted(layers, key=lambda layer: (cut.index(layer.kind), layer.number))
 
 
 def draw(layers: Sequence[Layer]) -> Figure:

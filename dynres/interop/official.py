@@ -80,7 +80,7 @@ def naming(restorer: Restorer) -> Naming:
 
 def family_of(restorer: Restorer) -> Family | None:
     """Whose network it is."""
-    return next((family for family in FAMILIES if isinstance(restorer.backbone, family.backbones)), None)
+    return next((family for family in FAMILIES if type(restorer.backbone) in family.backbones), None)
 
 
 def _official_name(key: str, rules: Naming) -> str:

@@ -55,6 +55,8 @@ def check_inner_widths(network: str, count: int, what: str, **options: Sequence[
     for name, widths in options.items():
         if widths is None:
             continue
+        if not isinstance(widths, list | tuple) or any(type(width) is not int for width in widths):
+            raise ValueError(f"{name} must be a list of whole numbers, such as [12, 8], got {widths}")
         if len(widths) != count:
             raise ValueError(f"{name} has {len(widths)} widths for {network} of {count} {what}: one for each, or null")
         if min(widths) < 1:

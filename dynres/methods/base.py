@@ -28,6 +28,11 @@ class Inference(NamedTuple):
     compile: bool = False
 
 
+def elsewhere(inference: Inference) -> Inference:
+    """The same for another network, which may have no such tiles, branches or budget."""
+    return Inference(tile=None if inference.tile is None else "auto", precision=inference.precision)
+
+
 class RestorationTraining(LightningModule):
     """Adam with step decay (the LIIF schedule), validation and test on whole images.
 
@@ -65,6 +70,24 @@ class RestorationTraining(LightningModule):
         self.restorer = restorer
         self.learning_rate, self.milestones, self.gamma = learning_rate, tuple(milestones), gamma
         self.seed, self.inference = seed, inference or Inference()
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Make and check what training alone needs; see `ready`."""
+
+    def ready(self) -> None:
+        """`prepare`, once: before a run writes anything, so that what is refused leaves no trace, or by Lightning."""
+        if not self._ready:
+            self._ready = True
+            self.prepare()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.ready()
+
+    def about(self) -> str:
+        """What is trained, for the first line of a run."""
+        return f"{sum(each.numel() for each in self.restorer.parameters()):,} parameters"
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameter_groups(), lr=self.initial_rate)
@@ -132,11 +155,11 @@ class RestorationTraining(LightningModule):
         """Restore one whole image, as asked or as configured, and measure it where its original is known.
 
         Args:
-            restorer: another network to do it; None for the one of this training.
+            restorer: another network to do it, by default as it decides itself; None for the one of this training.
         """
-        restorer = restorer or self.restorer
         size = (sample.plain.shape[-2], sample.plain.shape[-1])
-        options = inference or self.inference
+        options = inference or (self.inference if restorer is None else elsewhere(self.inference))
+        restorer = restorer or self.restorer
         seen = size if restorer.upsampler.same_size else (sample.image.shape[-2], sample.image.shape[-1])
         restorer.count(seen, way_out(options.pointer, options.threshold, options.regions))
         started = _now(sample.image.device)

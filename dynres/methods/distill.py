@@ -16,7 +16,7 @@ from dynres.backbones.base import Backbone
 from dynres.contracts import PatchBatch, QueryBatch
 from dynres.errors import UserError
 from dynres.interop.weights import load_pretrained
-from dynres.methods.base import Inference
+from dynres.methods.base import Inference, elsewhere
 from dynres.methods.phases import PhasedTraining
 from dynres.methods.restoration import check_loss, pixel_loss
 from dynres.restorer import Restorer
@@ -28,7 +28,7 @@ TEACHER = "teacher"  # of the run's checkpoints, the one that the first phase en
 class Aside:
     """What is not being trained at the moment: in a record, where neither optimisers nor checkpoints see it."""
 
-    first: Restorer | None = None  # the teacher to be trained
+    inference: Inference | None = None  # of the student
     student: Restorer | None = None
     teacher: Restorer | None = None
     adapter: nn.Module | None = None
@@ -92,20 +92,36 @@ class DistillTraining(PhasedTraining):
         super().__init__(restorer, learning_rate, milestones, gamma, seed, inference, first, TEACHER)
         self.weight, self.features, self.loss, self.epsilon = weight, features, loss, epsilon
         self.adapter: nn.Module | None = None
+        self._file, self._network = teacher, teacher_network
         self._aside = Aside()
-        if teacher is None:
-            made = self._aside.first = _untrained(teacher_network, restorer)
-            _check_pair(made, restorer, "method.teacher_network", features > 0)
+
+    def prepare(self) -> None:
+        # Not before: where nothing is trained, the student is what is measured.
+        student, made = self.restorer, None
+        if self.phase == 1:
+            made = _untrained(self._network, student)
+            _check_pair(made, student, "method.teacher_network", self.features > 0)
+            self._aside.student, self._aside.inference = student, self.inference
+            self.restorer, self.inference = made, elsewhere(self.inference)
         elif self._asks_teacher:
-            made = self._aside.teacher = load_pretrained(Path(teacher))
+            assert self._file is not None
+            made = self._aside.teacher = load_pretrained(Path(self._file))
             made.requires_grad_(False)
-            _check_pair(made, restorer, f"method.teacher={teacher}", features > 0)
-        if features:
-            adapter = nn.Conv2d(restorer.backbone.out_channels, made.backbone.out_channels, 1)
+            _check_pair(made, student, f"method.teacher={self._file}", self.features > 0)
+        if self.features:
+            assert made is not None
+            adapter = nn.Conv2d(student.backbone.out_channels, made.backbone.out_channels, 1)
             if self.phase == 2:
                 self.adapter = adapter
             else:
                 self._aside.adapter = adapter
+
+    def about(self) -> str:
+        student = self._aside.student
+        if student is None:
+            return super().about()
+        count = sum(parameter.numel() for parameter in student.parameters())
+        return f"a teacher of {super().about()}, then a student of {count:,} parameters"
 
     @property
     def _asks_teacher(self) -> bool:
@@ -125,15 +141,10 @@ class DistillTraining(PhasedTraining):
 
     # ---------------------------------------------------------------------------------------------------- phases
 
-    def setup(self, stage: str) -> None:
-        # Only now: where nothing is trained, the student is what is measured.
-        if stage == "fit" and self._aside.first is not None:
-            self._aside.student, self.restorer, self._aside.first = self.restorer, self._aside.first, None
-
     def second(self) -> Restorer:
-        student = self._aside.student
-        assert student is not None
-        self._aside.student = None
+        student, inference = self._aside.student, self._aside.inference
+        assert student is not None and inference is not None
+        self._aside.student, self.inference = None, inference
         return student
 
     def restore_second(self, description: Mapping[str, Any]) -> Restorer:
@@ -190,12 +201,12 @@ def features_of(backbone: Backbone) -> Iterator[list[Tensor]]:
 
 def _untrained(network: Mapping[str, Any] | None, student: Restorer) -> Restorer:
     """The teacher that is to be trained; it sees pixels as the student does."""
-    nodes = dict(network or {})
+    nodes = dict(network) if isinstance(network, Mapping) else {}
     nodes["upsampler"] = nodes.get("upsampler") or (student.description or {}).get("upsampler")
     if nodes.keys() != {"backbone", "upsampler"} or not all(isinstance(node, Mapping) for node in nodes.values()):
-        raise ValueError(
-            f"teacher_network must hold the nodes of a backbone and of an upsampler, got {nodes}; or give the file of "
-            f"a trained network as teacher"
+        raise UserError(
+            "method.teacher_network must hold the nodes of a backbone and of an upsampler (or null for one like the "
+            "student's), and nothing else; or give the file of a trained network as method.teacher"
         )
     try:
         return Restorer.from_description(nodes | {"image_skip": student.image_skip, "pixels": asdict(student.pixels)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from dynres.checkpoint_io import read_checkpoint, restorer_state
 from dynres.contracts import PatchBatch, QueryBatch
 from dynres.errors import UserError
-from dynres.interop.weights import load_pretrained
+from dynres.interop.weights import describe
 from dynres.methods.base import Inference
 from dynres.methods.phases import PhasedTraining
 from dynres.methods.restoration import check_loss, pixel_loss
+from dynres.pretrained import trusted
 from dynres.pruning import channels_in, check_ranking, cut, factors, fresh_scores, ranked, scored
 from dynres.restorer import Restorer
 
@@ -80,10 +81,8 @@ class PruneTraining(PhasedTraining):
         self.channels = channels_in(restorer, scope)
         self.scores = nn.ParameterList()
 
-    def setup(self, stage: str) -> None:
-        # Only now: where nothing is trained, the network is what is measured, perhaps a pruned one.
-        if stage != "fit":
-            return
+    def prepare(self) -> None:
+        # Not before: where nothing is trained, the network is what is measured, perhaps a pruned one.
         self.scores = fresh_scores(self.channels)
         try:
             ranked(self.channels, list(self.scores), self.rate, self.ranking)  # before the training, not at its end
@@ -98,18 +97,18 @@ class PruneTraining(PhasedTraining):
 
     def _load(self, path: str) -> None:
         """Network and scores as a run ended its training with them."""
-        checkpoint = read_checkpoint(path)
-        scores = _scores(checkpoint)
-        if not scores:
-            raise UserError(f"method.trained={path} holds no scores: give a checkpoints/trained.ckpt of method=prune")
-        try:
-            self.restorer.load_state_dict(restorer_state(checkpoint))
-            self.scores.load_state_dict({str(number): value for number, value in enumerate(scores)})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
+        network, scores = _read(Path(path))
+        theirs, ours = network.description, self.restorer.description
+        if theirs != ours:
             raise UserError(
-                f"method.trained={path} does not fit: take backbone, upsampler and method.scope of its run ({reason})"
-            ) from error
+                f"method.trained={path} is {describe(theirs or {})}, the configuration asks for "
+                f"{describe(ours or {})}: take backbone, upsampler, pixels and image_skip of its run"
+            )
+        if [len(score) for score in scores] != [len(score) for score in self.scores]:
+            raise UserError(f"method.trained={path} has scores for other channels: take method.scope of its run")
+        self.restorer = network
+        self.scores = nn.ParameterList(scores)
+        self.channels = channels_in(network, self.scope)
 
     # ---------------------------------------------------------------------------------------------------- the cut
 
@@ -122,11 +121,11 @@ class PruneTraining(PhasedTraining):
         path = Path(self.trained or Path(self.trainer.default_root_dir) / "checkpoints" / f"{self.first_name}.ckpt")
         if self.phase == 1 or not path.is_file():
             return {}
-        whole = load_pretrained(path)
+        whole, scores = _read(path)
         channels = channels_in(whole, self.scope)
-        scores = [score.to("cpu") for score in _scores(read_checkpoint(path))]
-        ones = list(fresh_scores(channels))  # the file's weights have the scores in them
-        left = cut(whole, channels, ranked(channels, scores, self.rate, self.ranking), ones).eval()
+        left = cut(whole, channels, ranked(channels, scores, self.rate, self.ranking), scores)
+        state = whole.state_dict()
+        whole.load_state_dict(state | {n: state[n] * f for n, f in factors(whole, channels, scores).items()})
         return {"before the cut": whole, "cut": left}
 
     def on_second(self) -> None:
@@ -156,6 +155,12 @@ class PruneTraining(PhasedTraining):
         return self.published(loss, parts, routing, batch.scale)
 
 
-def _scores(checkpoint: Mapping[str, Any]) -> list[Tensor]:
-    """The scores in a checkpoint, in their order; none after the cut."""
-    return [value for name, value in checkpoint["state_dict"].items() if name.startswith("scores.")]
+def _read(path: Path) -> tuple[Restorer, list[Tensor]]:
+    """The network of a trained.ckpt, without its scores, and these."""
+    checkpoint = read_checkpoint(path)
+    scores = [value for name, value in checkpoint["state_dict"].items() if name.startswith("scores.")]
+    if not scores:
+        raise UserError(f"method.trained={path} holds no scores: give a checkpoints/trained.ckpt of method=prune")
+    network = Restorer.from_description(trusted(checkpoint.get("dynres"), path))
+    network.load_state_dict(restorer_state(checkpoint))
+    return network, scores

@@ -130,3 +130,9 @@ def test_every_parameter_learns(windows: Sequence[int]) -> None:
     network(torch.randn(1, 3, 16, 16), Task()).map.pow(2).sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still, f"no gradient reaches {still}"
+
+
+def test_a_network_without_controller_spends_all_its_branches() -> None:
+    backbone = MultiScaleTransformer(channels=16, groups=1, local_windows=(2, 4, 8), global_window=8, pooled=4)
+    spent = backbone.spent(None, 2, [(16, 16), (8, 8)], Task())
+    assert spent.tolist() == [backbone.cost(16, 16).full + backbone.cost(8, 8).full] * 2

@@ -40,7 +40,7 @@ def test_the_checkpoints_are_of_the_student_and_the_teacher_has_its_own(distille
     student = {f"restorer.{name}" for name in names["last"].state_dict()}
     assert state.keys() == student | {"adapter.weight", "adapter.bias"}
     count = sum(parameter.numel() for parameter in names["last"].parameters())
-    assert f": {count:,} parameters" in distilled.out
+    assert f"then a student of {count:,} parameters" in distilled.out
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])
@@ -133,3 +133,11 @@ def test_the_sweep_is_of_lambda_and_seeds() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", [KD[0], "+sweep=kd_lambda"], return_hydra_config=True)
     assert cfg.hydra.sweeper.params == {"method.weight": "0,0.25,0.5,0.75", "seed": "0,1,2"}
+
+
+def test_a_teacher_is_not_asked_for_the_students_tiles(tiny: list[str], here: Path) -> None:
+    """Too small for a SwinIR's windows: while it is trained and validated, and when it is tested beside the student."""
+    student = ["backbone=edsr_baseline", "upsampler=pixelshuffle", "inference.tile=24"]
+    ended = typed(KD[0], *tiny, *student)
+    assert ended.code == 0, ended.err
+    assert "teacher" in (ended.folder / "companions.csv").read_text()

@@ -143,6 +143,9 @@ def test_the_authors_format_cannot_hold_it(pruned: Ended, here: Path) -> None:
         (["backbone=edsr_baseline"], "EDSR has no MLPs whose channels can be cut"),
         (["backbone=cat_r_2", "method.scope=mlp_msa"], "set scope=mlp"),
         (["backbone.mlp_widths=[4,0]"], "mlp_widths must be at least 1"),
+        (["backbone.mlp_widths=3"], "mlp_widths must be a list of whole numbers"),
+        (["backbone.head_widths=[1.5,2]"], "head_widths must be a list of whole numbers"),
+        (["callbacks.companions.crop=0"], "crop at least 1 pixel"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_runs(
@@ -155,5 +158,20 @@ def test_mistakes_are_one_line_before_anything_runs(
 def test_another_runs_checkpoint_without_scores_is_refused(pruned: Ended, tiny: list[str], here: Path) -> None:
     done = typed("+experiment=swinir_prune", *tiny, f"method.trained={checkpoint(pruned, 'last')}")
     assert done.code == 2 and "holds no scores" in done.err
-    other = typed("+experiment=swinir_prune", *tiny, f"method.trained={checkpoint(pruned, 'trained')}")
-    assert other.code == 2 and "does not fit" in other.err  # its scope was mlp_msa
+    trained = f"method.trained={checkpoint(pruned, 'trained')}"
+    other = typed("+experiment=swinir_prune", *tiny, trained)
+    assert other.code == 2 and "take method.scope of its run" in other.err
+    other = typed(*PRUNE[:2], *tiny, trained, "pixels.factor=3")
+    assert other.code == 2 and "pixels and image_skip of its run" in other.err
+    other = typed(*PRUNE[:2], *tiny, trained, f"ckpt={checkpoint(pruned, 'last')}", "network=ckpt")
+    assert other.code == 2 and "leave out ckpt, or method.trained" in other.err
+
+
+def test_a_pruned_network_is_pruned_again(pruned: Ended, tiny: list[str], here: Path) -> None:
+    """Its table is of what the second run cut."""
+    last = checkpoint(pruned, "last")
+    again = typed("+experiment=swinir_prune", "network=ckpt", f"ckpt={last}", *tiny, f"out={here}")
+    assert again.code == 0, again.err
+    lines = [line.split(",") for line in (again.folder / "pruning.csv").read_text().splitlines()[1:]]
+    assert [line[0] for line in lines] == ["mlp", "mlp"] and all(line[4] for line in lines)
+    assert sum(int(line[3]) for line in lines) == 16 and sum(int(line[2]) for line in lines) == 12

@@ -107,7 +107,7 @@ def test_shares_and_rates_out_of_range_are_refused(share: float, rate: float) ->
 def test_scores_are_pushed_down_by_gamma_alone_where_nothing_else_moves_them(tmp_path: Path) -> None:
     """L + gamma ||a||_1: the loss of a step, and the gradient gamma sign(a) of a channel that nothing reads."""
     method = PruneTraining(network(), 1e-3, (), 1.0, sparsity=0.1)
-    method.setup("fit")
+    method.ready()
     inner = method.channels[0]
     with torch.no_grad():
         inner.out.weight.zero_()
