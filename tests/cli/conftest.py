@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from pytorch_lightning import Trainer
 
 from dynres import run
+from dynres.callbacks.checkpoints import Checkpoints
 from dynres.data.images import Pixels, write_png
 
 
@@ -68,6 +70,22 @@ def wait(process: subprocess.Popen[str], seconds: float = 200) -> Ended:
     """The end of a started command."""
     out, err = process.communicate(timeout=seconds)
     return Ended(process.returncode, out, err)
+
+
+def killed_and_resumed(step: int, command: list[str]) -> Ended:
+    """A command that dies right after it has written last.ckpt at a step, typed again with resume=auto."""
+    save = Checkpoints._save_last
+
+    def save_and_die(self: Checkpoints, trainer: Trainer) -> None:
+        save(self, trainer)
+        if trainer.global_step == step:
+            raise KeyError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "_save_last", save_and_die)
+        with pytest.raises(KeyError, match="killed"):
+            typed(*command)
+    return typed(*command, "resume=auto")
 
 
 def scene(height: int, width: int, seed: int = 0) -> Pixels:

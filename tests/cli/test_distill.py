@@ -9,13 +9,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dynres.callbacks.checkpoints import Checkpoints
 from dynres.checkpoint_io import read_checkpoint
 from dynres.checks import check
 from dynres.interop.weights import load_pretrained
 from dynres.paths import conf_dir
 
-from .conftest import Ended, typed
+from .conftest import Ended, killed_and_resumed, typed
 from .test_experiments import composed
 
 KD = ["+experiment=swinir_kd", "method.features=0.1", "trainer.max_steps=6", "trainer.val_check_interval=3"]
@@ -45,22 +44,11 @@ def test_the_checkpoints_are_of_the_student_and_the_teacher_has_its_own(distille
 
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_run_killed_in_either_part_resumes_as_if_it_had_not(
-    step: int, distilled: Ended, tiny: list[str], here: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, distilled: Ended, tiny: list[str], here: Path
 ) -> None:
     """The student begins at step 3: the last checkpoint is from before, from the very step, or from after it."""
     command = [*KD, *tiny, f"out={here}", "callbacks.checkpoints.every=1"]
-    save = Checkpoints._save_last
-
-    def save_and_die(self: Checkpoints, trainer: object) -> None:
-        save(self, trainer)  # type: ignore[arg-type]
-        if trainer.global_step == step:  # type: ignore[attr-defined]
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_save_last", save_and_die)
-        with pytest.raises(KeyError, match="killed"):
-            typed(*command)
-    resumed = typed(*command, "resume=auto")
+    resumed = killed_and_resumed(step, command)
     assert resumed.code == 0 and "continuing from last.ckpt" in resumed.out, resumed.err
     for name in ("teacher", "last"):
         one, other = (read_checkpoint(checkpoint(each, name))["state_dict"] for each in (distilled, resumed))

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from dynres import upscale
-from dynres.callbacks.checkpoints import Checkpoints
 from dynres.checkpoint_io import read_checkpoint
 from dynres.export.__main__ import main as export_main
 from dynres.interop.__main__ import main as interop_main
 from dynres.interop.weights import load_pretrained
 
-from .conftest import Ended, typed
+from .conftest import Ended, killed_and_resumed, typed
 
 PRUNE = ["+experiment=swinir_prune", "method.scope=mlp_msa", "method.rate=0.5", "trainer.max_steps=6"]
 
@@ -67,22 +66,11 @@ def test_the_file_from_before_the_cut_restores_as_the_network_with_its_scores(pr
 
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_run_killed_in_either_phase_resumes_as_if_it_had_not(
-    step: int, pruned: Ended, tiny: list[str], here: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, pruned: Ended, tiny: list[str], here: Path
 ) -> None:
     """The cut is before step 3: its last checkpoint may be from before, from the very step, or from after it."""
     command = [*PRUNE, *tiny, f"out={here}", "callbacks.checkpoints.every=1"]
-    save = Checkpoints._save_last
-
-    def save_and_die(self: Checkpoints, trainer: object) -> None:
-        save(self, trainer)  # type: ignore[arg-type]
-        if trainer.global_step == step:  # type: ignore[attr-defined]
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_save_last", save_and_die)
-        with pytest.raises(KeyError, match="killed"):
-            typed(*command)
-    resumed = typed(*command, "resume=auto")
+    resumed = killed_and_resumed(step, command)
     assert resumed.code == 0, resumed.err
     whole, continued = (read_checkpoint(checkpoint(one, "last"))["state_dict"] for one in (pruned, resumed))
     assert whole.keys() == continued.keys()
