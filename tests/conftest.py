@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 # The same examples in every run: a rare one is found at a desk (--hypothesis-profile=default), not in somebody's CI.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
 # One thread everywhere: the workers share the cores, and sums come out the same with one worker as with many.
