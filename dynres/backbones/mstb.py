@@ -72,6 +72,8 @@ def _turns(on: Tensor, pixels: int, device: torch.device) -> Turns:
 class MSTB(nn.Module):
     """Multi-scale transformer block (Fig. 3b): x + projection([SA_1 ... SA_4](norm(x))), then + MLP(norm(.))."""
 
+    branch_of: Tensor  # (C,) which branch each channel of the outputs is of
+
     def __init__(
         self,
         channels: int,
@@ -91,6 +93,8 @@ class MSTB(nn.Module):
         attentions.append(WindowAttention(share, heads, global_window, pooled, 0, head_widths[-1]))
         self.branches = nn.ModuleList(attentions)
         self.widths = [heads * attention.width for attention in self.attentions()]  # of the branches' outputs
+        branch_of = [j for j, width in enumerate(self.widths) for _ in range(width)]
+        self.register_buffer("branch_of", torch.tensor(branch_of), persistent=False)
         self.projection = nn.Linear(sum(self.widths), channels)
         self.norm2 = nn.LayerNorm(channels)
         self.hidden = hidden
@@ -118,8 +122,7 @@ class MSTB(nn.Module):
     def _gated(self, parts: Sequence[Tensor], gates: Tensor) -> Tensor:
         """All branches run: the straight-through gradient of a closed gate needs its branch's output (Eq. 1, 4)."""
         outputs = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], dim=-1)
-        of_channel = torch.tensor(self.widths, device=gates.device)
-        weight = gates.repeat_interleave(of_channel, dim=1, output_size=outputs.shape[-1])[:, None, None, :]
+        weight = gates.index_select(1, self.branch_of)[:, None, None, :]
         return in_pieces(self.projection, outputs * weight.to(outputs.dtype))
 
     def _routed(self, parts: Sequence[Tensor], routing: Turns) -> Tensor:

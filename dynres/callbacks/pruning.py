@@ -91,7 +91,10 @@ def cut_layers(restorer: Any, whole: Any, trained: Mapping[str, Any] | None) -> 
 
 
 def draw(layers: Sequence[Layer]) -> Figure:
-    """A column of axes a kind: kept channels of each layer as bars, and the scores of its channels below."""
+    """A column of axes a kind: kept channels of each layer as bars, and the scores of its channels below.
+
+    Gray are the lowest scores, as many as were cut; heads, which are cut together by their means, lose some others.
+    """
     kinds = list(dict.fromkeys(layer.kind for layer in layers))
     with_scores = any(len(layer.scores) for layer in layers)
     rows = 2 if with_scores else 1

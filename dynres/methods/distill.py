@@ -57,9 +57,9 @@ class DistillTraining(PhasedTraining):
         loss, epsilon: the reconstruction loss, see RestorationPatches; "l1" in the paper.
 
     Raises:
-        ValueError: an option out of its range, or neither teacher nor teacher_network.
-        UserError: a teacher that cannot be read or built, of other image channels or another scale; with `features`,
-            one with features of another size.
+        ValueError: an option out of its range.
+        UserError: from `prepare`: neither teacher nor teacher_network, or a teacher that cannot be read or built, or of
+            other image channels or another scale; with `features`, one with features of another size.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class PruneTraining(PhasedTraining):
 
     Raises:
         ValueError: an option out of its range, or a network whose channels cannot be cut.
-        UserError: a `trained` that is no such file, or of another network.
+        UserError: from `prepare`: a `trained` that is no such file or of another network, a rate that leaves nothing.
     """
 
     def __init__(
