@@ -73,7 +73,8 @@ class Task:
         seed: (B,) int64 that alone fixes the random gates of each sample, or None for all zeros.
         routing: decisions already made (for a tile of a routed image), or None to decide from the image.
         noise: (B,) standard deviation of the noise where pixels are in [0, 1] (sigma / 255), or None if unknown.
-        axes: (B, 2) vertical and horizontal upscaling factors, or None where both are `scale`.
+        axes: (B, 2) vertical and horizontal upscaling factors, or None where both are `scale`; where a factor was asked
+            for, that one and not what whole pixels make of it.
         exit: where a network with branches leaves; None: at its end, or where the budget says.
     """
 

@@ -129,7 +129,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
         try:
             result = restorer.restore(
                 image,
-                size=size,
+                scale=options.scale,
+                size=options.size,
                 budget=options.budget,
                 pointer=options.pointer,
                 threshold=options.threshold,
@@ -158,6 +159,8 @@ def enlarge(restorer: Restorer, path: Path, options: argparse.Namespace, progres
             blocks = result.routing.decisions.sum(1).mean().item()
             regions = len(result.routing.regions.boxes)
             line += f", {blocks:.2f} of {len(result.routing.units)} blocks in {regions} region{'s' * (regions > 1)}"
+        elif result.routing.units[0].startswith("width "):  # of AnySR
+            line += f", {result.routing.decisions.sum():.0f} of {len(result.routing.units)} steps of width"
         else:
             keys = [n for n, unit in enumerate(result.routing.units) if " keys" in unit]  # of ACLA, or none
             some = result.routing.decisions[:, keys] if keys else result.routing.decisions

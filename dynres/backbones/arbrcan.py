@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynres.backbones.base import Backbone
+from dynres.backbones.base import Backbone, axes_of
 from dynres.contracts import Features, Task
 from dynres.layers.precision import full_precision
 from dynres.layers.residual import ATTENTION_HALO, ResidualGroup
@@ -94,21 +94,12 @@ class ArbRCAN(Backbone):
         self.halo = ATTENTION_HALO
 
     def forward(self, image: Tensor, task: Task) -> Features:
-        inverse_scales = _inverse_scales(image, task)
+        inverse_scales = 1 / axes_of(image, task).to(image)
         *groups, last = self.body
         head = x = self.head(image)
         for group, adapt in zip(groups, self.sa_adapt, strict=True):
             x = adapt(group(x), inverse_scales)
         return Features(head + last(x), image)
-
-
-def _inverse_scales(image: Tensor, task: Task) -> Tensor:
-    """(B, 2) vertical and horizontal 1/s of the image's dtype."""
-    if task.axes is not None:
-        return 1 / task.axes.to(image)
-    if task.scale is not None:
-        return 1 / task.scale.to(image)[:, None].expand(-1, 2)
-    return image.new_ones(len(image), 2)
 
 
 def _conv_norm(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:

@@ -109,3 +109,12 @@ class Backbone(nn.Module, ABC):
     def route(self, image: Tensor, task: Task) -> Routing | None:
         """The decisions `forward` would take for (B, 3, H, W) images, without running the branches; None if static."""
         return None
+
+
+def axes_of(image: Tensor, task: Task) -> Tensor:
+    """(B, 2) vertical and horizontal scale that a network is told: `Task.axes`, `Task.scale` for both, or 1."""
+    if task.axes is not None:
+        return task.axes
+    if task.scale is not None:
+        return task.scale[:, None].expand(-1, 2)
+    return torch.ones(len(image), 2, device=image.device)

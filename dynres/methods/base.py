@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynres.contracts import EvalSample, Evaluation, PatchBatch, QueryBatch, Routing, Task
 from dynres.metrics import psnr, psnr_b, ssim
-from dynres.restorer import Restorer, way_out
+from dynres.restorer import Restorer, output_size, way_out
 
 
 class Inference(NamedTuple):
@@ -160,12 +160,16 @@ class RestorationTraining(LightningModule):
         size = (sample.plain.shape[-2], sample.plain.shape[-1])
         options = inference or (self.inference if restorer is None else elsewhere(self.inference))
         restorer = restorer or self.restorer
-        seen = size if restorer.upsampler.same_size else (sample.image.shape[-2], sample.image.shape[-1])
+        low = (sample.image.shape[-2], sample.image.shape[-1])
+        seen = size if restorer.upsampler.same_size else low
+        vertical, horizontal = sample.scale
+        by_scale = vertical == horizontal and output_size(low, vertical, None) == size
         restorer.count(seen, way_out(options.pointer, options.threshold, options.regions))
         started = _now(sample.image.device)
         restoration = restorer.restore(
             sample.image,
-            size=size,
+            scale=vertical if by_scale else None,
+            size=None if by_scale else size,
             seed=sample.seed,
             noise=sample.noise,
             **options._asdict(),

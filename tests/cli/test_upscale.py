@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dynres import upscale
+from dynres.build import build_restorer
 
 from .conftest import Ended, scene, start, typed, wait
 
@@ -100,6 +101,17 @@ def test_the_newest_finished_run_is_taken_and_a_budget_is_met(here: Path, traine
     assert half.code == 0 and (here / "new" / "folder" / "in_x2.png").is_file(), half.err
     gmacs = [float(ended.err.split(" GMACs")[0].split()[-1]) for ended in (free, half)]
     assert gmacs[1] < gmacs[0], f"GMACs without and with a budget: {gmacs}"
+
+
+def test_the_subnet_of_the_scale_that_is_typed_runs(here: Path) -> None:
+    """21 x 27 pixels at x2.9 become 61 x 78, neither of which is x2.9 exactly."""
+    backbone = {"_target_": "dynres.backbones.anysr.AnyEDSR", "channels": 8, "blocks": 1}
+    upsampler = {"_target_": "dynres.upsamplers.liif.LIIF", "hidden": 4, "layers": 1}
+    build_restorer({"backbone": backbone, "upsampler": upsampler}).save_pretrained("network")
+    Image.fromarray(scene(21, 27)).save("in.png")
+    for asked, ran in (("--scale=2.9", "2 of 3"), ("--scale=1.5", "0 of 3"), ("--size=78x61", "3 of 3")):
+        ended = enlarge("in.png", asked, "--ckpt=network", "-o", "out.png")
+        assert ended.code == 0 and f"{ran} steps of width" in ended.err, ended.err
 
 
 @pytest.mark.parametrize(

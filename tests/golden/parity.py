@@ -26,10 +26,14 @@ def rebuilt(model: str) -> tuple[Restorer, Oracle]:
 
 
 def mean_shift(reference: Oracle) -> dict[str, Tensor]:
-    """The constants that tell the range of values, which the fill rule leaves as the constructor made them."""
-    span = reference.facts["config"].get("rgb_range", 1)
-    means = {"sub_mean.bias": -1.0, "add_mean.bias": 1.0}
-    return {key: means[key] * span * torch.tensor([0.4488, 0.4371, 0.4040]) for key in means if key in reference.keys}
+    """The mean shift, which tells the range of values, and which the fill rule leaves as the constructor made it."""
+    span, shift = reference.facts["config"].get("rgb_range", 1), {}
+    for key in reference.keys:
+        *_, module, leaf = ("", *key.split("."))
+        if sign := {"sub_mean": -1.0, "add_mean": 1.0}.get(module):
+            mean = sign * span * torch.tensor([0.4488, 0.4371, 0.4040])
+            shift[key] = mean if leaf == "bias" else torch.eye(3).view(3, 3, 1, 1)
+    return shift
 
 
 def assert_names(restorer: Restorer, reference: Oracle) -> None:
@@ -39,7 +43,13 @@ def assert_names(restorer: Restorer, reference: Oracle) -> None:
 
 
 def forward(restorer: Restorer, reference: Oracle, case: str) -> Tensor:
-    """The network's output on a case's input, in the oracle's range of values, not clamped."""
+    """The network's output on a case's input, in the oracle's range of values, not clamped.
+
+    Of a network with an implicit upsampler: colours of a whole grid of queries with one cell, or the features alone
+    where a case has no queries; its images are stored as the network sees them.
+    """
+    if f"{case}.inp" in reference.arrays:
+        return _queried(restorer, reference, case)
     image, expected = reference.array(f"{case}.input"), reference.array(f"{case}.output")
     span = 255.0 if image.max() > 2 else 1.0  # the classical networks' inputs are stored as 8-bit values
     sigma = f"{case}.sigma"
@@ -47,6 +57,18 @@ def forward(restorer: Restorer, reference: Oracle, case: str) -> Tensor:
     features = restorer.backbone(restorer.pixels.normal(image / span), Task(noise=noise))
     size = (expected.shape[-2], expected.shape[-1])
     return span * restorer.pixels.colours(restorer.upsampler.decode(features, size), 1)
+
+
+def _queried(restorer: Restorer, reference: Oracle, case: str) -> Tensor:
+    image, facts = reference.array(f"{case}.inp"), reference.facts["cases"][case]
+    scale = torch.full((len(image),), facts["scale"]) if "scale" in facts else None
+    features = restorer.backbone(image, Task(scale, budget=1.0 if case == "entire_net" else None))
+    if f"{case}.coord" not in reference.arrays:
+        return features.map
+    coords = reference.array(f"{case}.coord")
+    cell = reference.array(f"{case}.cell")[:, None].expand(-1, coords[0, ..., 0].numel(), -1)
+    colours = restorer.upsampler.query(features, coords.flatten(1, 2), cell)
+    return colours.transpose(1, 2).unflatten(2, coords.shape[1:3])
 
 
 def assert_forward(restorer: Restorer, reference: Oracle, case: str, what: str) -> None:

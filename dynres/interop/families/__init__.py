@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynres.interop.families import (
+    anysr,
     arbsr,
     cat,
     drunet,
@@ -21,7 +22,7 @@ from dynres.interop.families import (
 from dynres.interop.family import Family
 
 FAMILIES: tuple[Family, ...] = (
-    edsr.FAMILY, rdn.FAMILY, rcan.FAMILY, arbsr.FAMILY, han.FAMILY, san.FAMILY,
+    edsr.FAMILY, rdn.FAMILY, rcan.FAMILY, arbsr.FAMILY, anysr.FAMILY, han.FAMILY, san.FAMILY,
     *plain.FAMILIES, drunet.FAMILY, nlsn.FAMILY, rnan.FAMILY, *panet.FAMILIES,
     swinir.FAMILY, cat.FAMILY,
 )  # fmt: skip
