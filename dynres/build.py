@@ -62,6 +62,8 @@ def _nearest(text: str) -> str:
         return f'{line}; for more: pip install "dynres[sweep]"' if choice[1].startswith("hydra/") else line
     if option := re.match(r"Could not override '([^']+)'", text):
         parent, _, name = option[1].rpartition(".")
+        if parent == "backbone" and name in known_options(parent):
+            return f"the chosen backbone has no option {name} (of the network inside AnySR: backbone.network.{name})"
         if known := known_options(parent):
             inside = [f"{group}.{name}" for group in known if not parent and name in known_options(group)]
             return f"unknown option {name}; did you mean {inside[0]}?" if inside else unknown(option[1], name, known)
@@ -77,7 +79,7 @@ def known_options(parent: str) -> set[str]:
     groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
     if not parent:
         return {str(key) for key in top if key not in ("defaults", "hydra")} | groups | {"profile_name"}
-    group, _, rest = parent.partition(".")
+    group, _, rest = ("backbone" if parent == "backbone.network" else parent).partition(".")
     nodes = [OmegaConf.load(file) for file in sorted((conf_dir() / group).rglob("*.yaml"))] + [top.get(group)]
     inner = [OmegaConf.select(node, rest) if rest else node for node in nodes if OmegaConf.is_dict(node)]
     return {str(key) for node in inner if OmegaConf.is_dict(node) for key in node if key != "defaults"}

@@ -104,11 +104,14 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def trusted(description: Any, path: Path) -> dict[str, Any]:
     """The network of a file's description, once it is sure to call nothing but the suite's own classes.
 
-    Hydra follows dots through whatever a module imports, and calls nested targets: neither may come from a file.
+    Hydra follows dots through whatever a module imports, and calls nested targets: neither may come from a file, but
+    for the network inside AnySR, which is looked at like the others.
     """
     try:
         network = dict(description["network"])
         parts = [dict(network[part]) for part in ("backbone", "upsampler")]
+        if isinstance(parts[0].get("network"), Mapping):
+            parts.append(dict(parts[0].pop("network")))
         targets = [str(node.pop("_target_")) for node in parts]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not describe its network ({error!r}): take another") from error

@@ -96,8 +96,13 @@ def test_nothing_is_called_because_a_folder_says_so(
 ) -> None:
     victim = tmp_path / "victim"
     content = json.loads((folder / CONFIG).read_text())
-    content["dynres"]["network"]["backbone"] = harm | {"_args_": [str(victim)]}
-    (folder / CONFIG).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"refused.*{harm['_target_']}"):
-        how(folder)
-    assert not victim.exists()
+    network = content["dynres"]["network"]
+    harmful = harm | {"_args_": [str(victim)]}
+    slimmed = {"_target_": "dynres.backbones.anysr.AnySR", "network": harmful}
+    deep = {"_target_": "dynres.backbones.anysr.AnySR", "network": {**network["backbone"], "channels": harmful}}
+    for backbone in (harmful, slimmed, deep):
+        network["backbone"] = backbone
+        (folder / CONFIG).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"refused.*{harm['_target_']}"):
+            how(folder)
+        assert not victim.exists()

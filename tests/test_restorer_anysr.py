@@ -12,8 +12,9 @@ from dynres.backbones.anysr import AnySR
 from dynres.contracts import EvalSample
 from dynres.methods.assr import AssrTraining
 from dynres.restorer import Restorer
+from dynres.tiles import least_tile
 from dynres.upsamplers.liif import LIIF
-from tests.backbones.test_anysr import SMALL, build
+from tests.backbones.test_anysr import build
 from tests.backbones.test_anysr import macs_of as subnets
 
 
@@ -28,12 +29,14 @@ def macs_of(network: Restorer, height: int, width: int) -> list[int]:
     return subnets(network.backbone, height, width)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", ["edsr", "rdn", "rcan"])
 def test_tiles_run_the_decisions_of_the_whole_image(kind: str) -> None:
     network, image = restorer(kind), torch.rand(2, 3, 60, 64)
     followed: list[Tensor] = []
-    handle = network.backbone.register_forward_pre_hook(lambda _, given: followed.append(given[1].routing.decisions))
-    whole, cut = (network.restore(image, scale=2.4, tile=tile) for tile in (None, 2 * network.backbone.halo + 30))
+    handle = network.backbone.register_forward_pre_hook(
+        lambda _, given: followed.append(given[1].routing.decisions) if given[0].device.type == "cpu" else None
+    )
+    whole, cut = (network.restore(image, scale=2.4, tile=tile) for tile in (None, least_tile(network.backbone) + 14))
     handle.remove()
     assert whole.routing is not None and cut.routing is not None
     assert whole.routing.decisions.tolist() == cut.routing.decisions.tolist() == [[1.0, 0.0, 0.0]] * 2
@@ -41,7 +44,7 @@ def test_tiles_run_the_decisions_of_the_whole_image(kind: str) -> None:
     assert whole.macs.tolist() == [macs_of(network, 60, 64)[1]] * 2 and bool((cut.macs > whole.macs).all())
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", ["edsr", "rdn"])
 def test_without_gates_tiles_give_the_whole_image(kind: str) -> None:
     network, image = restorer(kind, enhanced=False), torch.rand(1, 3, 60, 64)
     assert not network.backbone.unbounded and restorer(kind).backbone.unbounded

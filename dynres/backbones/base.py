@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynres.contracts import Cost, Exit, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
 from dynres.cost.memory import peak_on_meta
-from dynres.layers.channels import Cuttable, InnerChannels
+from dynres.layers.channels import Cuttable, InnerChannels, Slimmable, SlimPart
 
 
 class Backbone(nn.Module, ABC):
@@ -92,6 +92,12 @@ class Backbone(nn.Module, ABC):
         """What can be cut inside its blocks, each kind in the order of its option for widths; of most, nothing."""
         blocks = [part for part in self.modules() if part is not self and isinstance(part, Cuttable)]
         return [inner for block in blocks for inner in block.inner_channels()]
+
+    def slim_parts(self) -> list[SlimPart]:
+        """What can run on fewer channels (AnySR): of its residual blocks, and its MLPs; of some networks, nothing."""
+        blocks = [part for part in self.modules() if part is not self and isinstance(part, Slimmable)]
+        mlps = [SlimPart((inner.into,), (inner.out,), None) for inner in self.inner_channels() if inner.kind == "mlp"]
+        return [slim for block in blocks for slim in block.slim_parts()] + mlps
 
     def memory(self, height: int, width: int) -> int:
         """Bytes that `forward` of one height x width image in float32 holds at most, every unit on, but the weights.

@@ -6,12 +6,15 @@ the dense convolutions (`convs.N.conv.0` there).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.backbones.base import Backbone
 from dynres.contracts import Features, Task
+from dynres.layers.channels import SlimPart
 from dynres.layers.widths import check_widths
 
 
@@ -28,6 +31,12 @@ class ResidualDenseBlock(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(channels + i * growth, growth, 3, padding=1) for i in range(convs))
         self.LFF = nn.Conv2d(channels + convs * growth, channels, 1)
+
+    def slim_parts(self) -> Iterator[SlimPart]:
+        """Every other convolution of the second half, from its first (AnySR's code)."""
+        convs = [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
+        half = len(convs) // 2
+        yield SlimPart(tuple(convs[half::2]), (*convs[half + 1 :], self.LFF), self.LFF)
 
     def forward(self, x: Tensor) -> Tensor:
         dense = x

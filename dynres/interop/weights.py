@@ -11,9 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dynres.backbones.anysr import AnySR
 from dynres.backbones.flexir import FlexIR
 from dynres.checkpoint_io import load_plain, restorer_weights
 from dynres.errors import UserError
+from dynres.interop.anysr import from_plain, is_plain
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description
 from dynres.interop.flexir import calibration_of, check_skip, from_swinir, is_swinir
@@ -60,7 +62,7 @@ def load_weights(restorer: Restorer, path: Path) -> None:
     """Fill a built network from anything that `load_pretrained` reads.
 
     A Baseline fills a TADT and leaves its controller as it is. A SwinIR fills a FlexIR, each branch with a copy of its
-    tail.
+    tail. A plain network fills an AnySR around the same and leaves its gates as they are.
 
     Raises:
         UserError: unreadable file, or weights of another architecture; the message names both.
@@ -90,21 +92,27 @@ def read_content(path: Path, family: str | None = None, part: str | None = None)
 
 def describe(network: Mapping[str, Any]) -> str:
     """One line: backbone(options) + upsampler(options)."""
-    parts = []
-    for part in ("backbone", "upsampler"):
-        node = network[part]
-        options = ", ".join(f"{key}={value}" for key, value in node.items() if not key.startswith("_"))
-        parts.append(f"{str(node['_target_']).rsplit('.', 1)[-1]}({options})")
-    return " + ".join(parts)
+    return " + ".join(_called(network[part]) for part in ("backbone", "upsampler"))
+
+
+def _called(node: Mapping[str, Any]) -> str:
+    inner = {key: _called(value) for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    values = {**node, **inner}
+    options = ", ".join(f"{key}={value}" for key, value in values.items() if not key.startswith("_"))
+    return f"{str(node['_target_']).rsplit('.', 1)[-1]}({options})"
 
 
 def _fill(restorer: Restorer, content: Content, path: Path) -> None:
     weights, expected = content.weights, restorer.state_dict()
-    if isinstance(restorer.backbone, FlexIR) and is_swinir(content.network):
-        if content.official:
-            with torch.device("meta"):
-                weights = from_official(weights, Restorer.from_description(content.network))
+    into_flexir = isinstance(restorer.backbone, FlexIR) and is_swinir(content.network)
+    into_anysr = isinstance(restorer.backbone, AnySR) and is_plain(content.network)
+    if content.official and (into_flexir or into_anysr):
+        with torch.device("meta"):
+            weights = from_official(weights, Restorer.from_description(content.network))
+    if isinstance(restorer.backbone, FlexIR) and into_flexir:
         weights = from_swinir(weights, restorer.backbone)
+    elif isinstance(restorer.backbone, AnySR) and into_anysr:
+        weights = from_plain(weights, restorer.backbone)
     elif content.official and family_of(restorer) is not None:
         weights = from_official(weights, restorer)
     missing = [key for key in expected if key not in weights and not key.startswith(_CONTROLLER)]
@@ -125,7 +133,7 @@ def _fill(restorer: Restorer, content: Content, path: Path) -> None:
             f"{describe(asked) if asked else 'another network'} ({example} {how}): choose the matching backbone, "
             f"upsampler and profile, or network=ckpt to take the file's own, or another checkpoint"
         )
-    if isinstance(restorer.backbone, FlexIR) and is_swinir(content.network):
+    if isinstance(restorer.backbone, FlexIR) and into_flexir:
         check_skip(content.network, restorer.backbone, path)
     theirs, ours = content.network.get("pixels"), asked.get("pixels")
     if theirs and ours and theirs != ours:

@@ -1,4 +1,4 @@
-"""Channels inside a block that only two of its own linear maps see: cut in both, they leave no trace elsewhere."""
+"""Channels inside a block that only its own layers see: cut where made and read, they leave no trace elsewhere."""
 
 from __future__ import annotations
 
@@ -36,6 +36,30 @@ class InnerChannels:
     def copies(self) -> int:
         """How often `into` makes each channel: queries, keys and values of an attention."""
         return 3 if self.kind == "msa" else 1
+
+
+@dataclass(frozen=True)
+class SlimPart:
+    """Layers of a block that can run on fewer channels (AnySR), the first of those that they make and read.
+
+    Attributes:
+        narrow: 3x3 or 1x1 convolutions or linear maps that may make fewer.
+        readers: those that read what is left: of a weight's columns the first, as many as there are inputs.
+        gated: the convolution with the gate that is told the scale: on its outputs, or, if it is the last reader, on
+            the last of its inputs, as many as the narrow layers make together. None where no layer sees a whole image.
+    """
+
+    narrow: tuple[nn.Conv2d | nn.Linear, ...]
+    readers: tuple[nn.Conv2d | nn.Linear, ...]
+    gated: nn.Conv2d | None
+
+
+@runtime_checkable
+class Slimmable(Protocol):
+    """A block that can run on fewer channels."""
+
+    def slim_parts(self) -> Iterator[SlimPart]:
+        """In the order in which they run."""
 
 
 @runtime_checkable

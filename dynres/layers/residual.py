@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.layers.channels import SlimPart
 from dynres.layers.widths import check_widths
 
 # Input pixels of context at a cut, for networks whose attention sees the whole image, so that no margin is exact: more
@@ -12,7 +15,19 @@ from dynres.layers.widths import check_widths
 ATTENTION_HALO = 64
 
 
-class ResidualBlock(nn.Module):
+class TwoConvolutions(nn.Module):
+    """A residual block whose `body` begins with convolution, ReLU, convolution."""
+
+    body: nn.Sequential
+
+    def slim_parts(self) -> Iterator[SlimPart]:
+        """The channels between them."""
+        first, _, second, *_ = self.body
+        assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        yield SlimPart((first,), (second,), first)
+
+
+class ResidualBlock(TwoConvolutions):
     """x + r * conv(relu(conv(x))), without normalisation."""
 
     def __init__(self, channels: int, residual_scale: float) -> None:
@@ -53,7 +68,7 @@ class ChannelAttention(nn.Module):
         return x * self.conv_du(F.adaptive_avg_pool2d(x, 1))
 
 
-class RCAB(nn.Module):
+class RCAB(TwoConvolutions):
     """Residual channel attention block (RCAN, Fig. 4): x + attention(conv(relu(conv(x))))."""
 
     def __init__(self, channels: int, reduction: int) -> None:

@@ -1,32 +1,102 @@
-"""What slimmable networks share: convolutions on slices of their weights, and gates that are told the scale (AnySR)."""
+"""What slimmable networks share: layers on slices of their weights, and gates that are told the scale (AnySR)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynres.layers.channels import SlimPart
 from dynres.layers.precision import full_precision
 
 GROUP = 16  # channels after which the scale pair is inserted
 
 
-class Macs(NamedTuple):
-    """Multiply-accumulates (fvcore's count): for each pixel, and once an image, whatever its size."""
+@dataclass
+class Subnet:
+    """What a network's slimmed layers run at the moment; its owner sets it before each pass.
 
-    pixel: int
-    image: int
-
-
-def sliced(conv: nn.Conv2d, x: Tensor, outputs: int | None = None) -> Tensor:
-    """The convolution from the first input channels, as many as x has, to the first `outputs`; None: to all.
-
-    Of views of its weights: a call copies nothing.
+    Attributes:
+        step: number of the width, from 0.
+        code: (B, 2) what the gates are told.
     """
-    assert conv.bias is not None
-    return F.conv2d(x, conv.weight[:outputs, : x.shape[1]], conv.bias[:outputs], padding=conv.padding)
+
+    step: int = 0
+    code: Tensor | None = None
+
+
+class _Slim:
+    """A layer on the first channels of its weights: as many inputs as come, as many outputs as the subnet has.
+
+    Attributes:
+        widths: outputs of each subnet; None for all.
+        tail: of each subnet, how many of the last inputs pass the gate; None: the outputs do.
+    """
+
+    subnet: Subnet
+    widths: Sequence[int] | None = None
+    tail: Sequence[int] | None = None
+    gate: FeatureInterweaving | None
+
+    def sliced(self, weight: Tensor, bias: Tensor | None, inputs: int) -> tuple[Tensor, Tensor | None]:
+        """Views of its weight and bias."""
+        outputs = None if self.widths is None else self.widths[self.subnet.step]
+        return weight[:outputs, :inputs], None if bias is None else bias[:outputs]
+
+
+class SlimConv2d(_Slim, nn.Conv2d):
+    """A convolution with zero padding, of stride 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is not None and self.tail is not None:
+            first = x.shape[1] - self.tail[self.subnet.step]
+            x = torch.cat([x[:, :first], self.gate(x[:, first:], self.subnet)], dim=1)
+        y = F.conv2d(x, *self.sliced(self.weight, self.bias, x.shape[1]), padding=self.padding)
+        return y if self.gate is None or self.tail is not None else self.gate(y, self.subnet)
+
+
+class SlimLinear(_Slim, nn.Linear):
+    """A linear map of the last axis; it has no gate, as it may run on a few tokens of an image at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self.sliced(self.weight, self.bias, x.shape[-1]))
+
+
+def slim(part: SlimPart, widths: Sequence[float], subnet: Subnet, enhanced: bool) -> None:
+    """Slim the layers of a part where they are: their names and weights stay; a gate is a module of its layer's.
+
+    Args:
+        part: of a network.
+        widths: the share of the channels that each subnet keeps, rising to 1; rounded down.
+        subnet: where the layers look what runs.
+        enhanced: whether to add the gate.
+
+    Raises:
+        ValueError: a width that leaves no channel.
+    """
+    kept = [[int(_outputs(layer) * width) for width in widths] for layer in part.narrow]
+    if any(each[0] < 1 for each in kept):
+        raise ValueError(f"no channel is left at widths={list(widths)} of {min(map(_outputs, part.narrow))}")
+    for layer in {*part.narrow, *part.readers, *([part.gated] if part.gated is not None else [])}:
+        layer.__class__ = SlimConv2d if isinstance(layer, nn.Conv2d) else SlimLinear
+        assert isinstance(layer, _Slim)
+        layer.subnet, layer.gate = subnet, None
+    for layer, each in zip(part.narrow, kept, strict=True):
+        assert isinstance(layer, _Slim)
+        layer.widths = each
+    if enhanced and part.gated is not None:
+        assert isinstance(part.gated, SlimConv2d)
+        reads = part.gated in part.readers
+        part.gated.gate = FeatureInterweaving(sum(map(_outputs, part.narrow)) if reads else _outputs(part.gated))
+        part.gated.tail = [sum(each) for each in zip(*kept, strict=True)] if reads else None
+
+
+def _outputs(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.weight.shape[0]
 
 
 def interwoven(means: Tensor, code: Tensor) -> Tensor:
@@ -40,29 +110,27 @@ def interwoven(means: Tensor, code: Tensor) -> Tensor:
 class FeatureInterweaving(nn.Module):
     """x times a weight in (0, 1) a channel, from the channels' means and the scale (AnySR, Fig. 3).
 
+    It begins as the authors': Kaiming's normal distribution times 0.1, biases 0.
+
     Args:
         channels: C at full width. Below 16 no scale is inserted, and channel attention is left.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(_interwoven(channels), 2 * channels, 1)
+        self.fc1 = nn.Conv2d(channels + 2 * (channels // GROUP), 2 * channels, 1)
         self.fc2 = nn.Conv2d(2 * channels, channels, 1)
+        for part in (self.fc1, self.fc2):
+            assert part.bias is not None
+            nn.init.normal_(part.weight, std=0.1 * math.sqrt(2 / part.in_channels))
+            nn.init.zeros_(part.bias)
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """(B, c, H, W) with c <= C, and (B, 2) signed vertical and horizontal scale -> (B, c, H, W)."""
-        assert self.fc1.bias is not None and self.fc2.bias is not None
+    def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
+        """(B, c, H, W) with c <= C, and the signed vertical and horizontal scale -> (B, c, H, W)."""
+        code = subnet.code
+        assert code is not None and self.fc1.bias is not None and self.fc2.bias is not None
         told = interwoven(x.mean(dim=(2, 3), dtype=code.dtype), code)
         with full_precision(x):  # a rounded scale is another one
             hidden = F.relu(F.linear(told, self.fc1.weight[:, : told.shape[1], 0, 0], self.fc1.bias))
             gate = F.linear(hidden, self.fc2.weight[: x.shape[1], :, 0, 0], self.fc2.bias[: x.shape[1]]).sigmoid()
         return x * gate[:, :, None, None].to(x.dtype)
-
-    def macs(self, channels: int) -> Macs:
-        """The mean, 1 a value; the two maps."""
-        hidden = self.fc1.out_channels
-        return Macs(channels, hidden * (_interwoven(channels) + channels))
-
-
-def _interwoven(channels: int) -> int:
-    return channels + 2 * (channels // GROUP)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
-from dynres.layers.channels import InnerChannels
+from dynres.layers.channels import InnerChannels, SlimPart
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.widths import check_widths
 from dynres.layers.windows import to_image, to_tokens
@@ -58,6 +58,11 @@ class ResidualGroup(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.conv = residual_convolution(channels, connection)
+
+    def slim_parts(self) -> Iterator[SlimPart]:
+        """The convolution, the one layer that sees a whole image: a gate's place. The MLPs are `InnerChannels`."""
+        if isinstance(self.conv, nn.Conv2d):
+            yield SlimPart((), (), self.conv)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         y = x

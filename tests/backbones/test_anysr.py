@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dynres.backbones.anysr import AnyEDSR, AnyRDN, AnySR, MeanShift
+from dynres.backbones.anysr import AnySR, MeanShift
+from dynres.backbones.base import Backbone
+from dynres.backbones.dncnn import DnCNN
+from dynres.backbones.edsr import EDSR, edsr_baseline
+from dynres.backbones.mstb import MultiScaleTransformer
+from dynres.backbones.rcan import RCAN
+from dynres.backbones.rdn import RDN
+from dynres.backbones.swinir import SwinIR
+from dynres.backbones.tadt import TADT
+from dynres.build import build_restorer, compose_checked, network_description
 from dynres.contracts import Routing, Task
 from dynres.cost.counter import count_macs
 from dynres.cost.memory import peak_on_meta
 from tests.golden.fill import oracle
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "backbone"
-PUBLISHED: dict[str, Callable[..., AnySR]] = {"anysr_edsr": AnyEDSR, "anysr_rdn": AnyRDN}
 ORACLES = {"anysr_edsr": "anysr_srno_edsr_baseline", "anysr_rdn": "anysr_srno_rdn"}
 PARAMETERS = {"anysr_edsr": (1_502_016, 1_220_416), "anysr_rdn": (23_094_208, 21_973_952)}  # with gates, without
 # From the authors' code: convolutions a low-resolution pixel; the gates' linear maps an image.
@@ -35,30 +40,43 @@ GATES = {"anysr_edsr": [139_264, 188_416, 245_760, 278_528], "anysr_rdn": [761_8
 GATED = {"anysr_edsr": 16, "anysr_rdn": 32}  # channels with gates, over those of one slimmed convolution
 WIDTHS = {"anysr_edsr": [0.5, 0.7, 0.9, 1.0], "anysr_rdn": [0.7, 0.8, 0.9, 1.0]}
 
-SMALL: dict[str, Callable[..., AnySR]] = {
-    "edsr": lambda **options: AnyEDSR(**{"channels": 20, "blocks": 2} | options),
-    "rdn": lambda **options: AnyRDN(**{"channels": 6, "growth": 20, "blocks": 2, "convs": 4} | options),
+SMALL: dict[str, Callable[[], Backbone]] = {
+    "edsr": lambda: EDSR(20, 2, 1.0),
+    "rdn": lambda: RDN(6, 20, 2, 4),
+    "rcan": lambda: RCAN(16, 2, 1, 2),
+    "mstb": lambda: MultiScaleTransformer(16, 2, (4, 8, 16), 16, 4, 1, blocks_per_group=1, out_channels=8),
 }
+SLIM = {  # a layer that makes fewer channels
+    "edsr": "body.1.body.0", "rdn": "RDBs.1.convs.2", "rcan": "body.1.body.0.body.0", "mstb": "groups.1.blocks.0.mlp.0",
+}  # fmt: skip
 
 
 def build(kind: str, **options: Any) -> AnySR:
     """A small network in evaluation mode whose every weight matters, the gates' included."""
     torch.manual_seed(0)
-    network = SMALL[kind](**options)
+    widths = [0.7, 0.8, 0.9, 1.0] if kind == "rdn" else [0.5, 0.7, 0.9, 1.0]
+    given = {"widths": widths, "rule": "official", "mean_shift": kind in ("edsr", "rdn")} | options
+    network = AnySR(SMALL[kind](), **given)
     for name, parameter in network.named_parameters():
         nn.init.normal_(parameter, std=0.4 if "gate" in name else 0.15)
     return network.eval()
 
 
 @pytest.fixture(params=SMALL)
-def network(request: pytest.FixtureRequest) -> AnySR:
-    return build(request.param)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def network(kind: str) -> AnySR:
+    return build(kind)
 
 
 def on_meta(kind: str, **options: Any) -> AnySR:
     """A network of published size that holds and computes nothing."""
     with torch.device("meta"):
-        return PUBLISHED[kind](**options).eval()
+        plain: Backbone = edsr_baseline() if kind == "anysr_edsr" else RDN()
+        return AnySR(plain, **{"widths": WIDTHS[kind], "rule": "official", "mean_shift": True} | options).eval()
 
 
 def images(batch: int = 1, height: int = 7, width: int = 9) -> Tensor:
@@ -86,52 +104,51 @@ def steps(network: AnySR, given: Task, batch: int | None = None) -> list[int]:
 def macs_of(network: AnySR, height: int, width: int) -> list[int]:
     """By `Cost`: what each subnet spends."""
     cost = network.cost(height, width)
-    return [cost.fixed + sum(cost.units[:step]) for step in range(len(network.inner))]
+    return [cost.fixed + sum(cost.units[:step]) for step in range(len(network.widths))]
 
 
 # ------------------------------------------------------------------------------------------------ size and cost
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", ORACLES)
 def test_configuration_is_the_published_network(kind: str) -> None:
     with torch.device("meta"):
-        found = instantiate(OmegaConf.load(CONF / f"{kind}.yaml"))
+        cfg = compose_checked([f"backbone={kind}", "profile=paper", "method=assr", "upsampler=srno"])
+        found = build_restorer(network_description(cfg)).backbone
+    assert isinstance(found, AnySR)
     gated, plain = PARAMETERS[kind]
     assert sum(p.numel() for p in found.parameters()) == gated
     assert sum(p.numel() for p in on_meta(kind, enhanced=False).parameters()) == plain
-    assert found.inner == on_meta(kind).inner == [int(64 * width) for width in WIDTHS[kind]]
+    assert found.widths == WIDTHS[kind] and found.rule == "official"
     assert found.units == tuple(f"width {width:g}" for width in WIDTHS[kind][1:])
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", ORACLES)
 def test_convolutions_cost_what_the_table_prints(kind: str) -> None:
     """Its convention counts convolutions alone; without gates nothing else runs."""
     assert macs_of(on_meta(kind, enhanced=False), 7, 9) == [63 * macs for macs in TABLE[kind]]
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", ORACLES)
 def test_gates_add_their_means_and_their_maps(kind: str) -> None:
     """fvcore counts both; "all" leaves out the means (1 a value), so that it is the table and the maps."""
-    network = on_meta(kind)
-    each = zip(TABLE[kind], network.inner, GATES[kind], strict=True)
-    expected = [63 * (macs + GATED[kind] * inner) + gates for macs, inner, gates in each]
-    assert macs_of(network, 7, 9) == expected
-    image, code = torch.empty(1, 3, 7, 9, device="meta"), torch.empty(1, 2, device="meta")
-    for step, inner in enumerate(network.inner):
-        counted = count_macs(lambda inner=inner: network.trunk(image, code, inner), "all")  # type: ignore[misc]
+    network, inner = on_meta(kind), [int(64 * width) for width in WIDTHS[kind]]
+    each = zip(TABLE[kind], inner, GATES[kind], strict=True)
+    assert macs_of(network, 7, 9) == [63 * (macs + GATED[kind] * c) + gates for macs, c, gates in each]
+    image = torch.empty(1, 3, 7, 9, device="meta")
+    for step in range(4):
+        given = Task(routing=stepped(network, step))
+        counted = count_macs(lambda given=given: network(image, given), "all")  # type: ignore[misc]
         assert counted == 63 * TABLE[kind][step] + GATES[kind][step]
 
 
 @pytest.mark.parametrize("enhanced", [True, False])
-@pytest.mark.parametrize("kind", PUBLISHED)
-@pytest.mark.parametrize("step", range(4))
-def test_cost_is_what_the_dispatcher_counts_at_every_width(kind: str, step: int, enhanced: bool) -> None:
-    """Of the kernels that run, so that a narrow subnet really runs less."""
-    network = on_meta(kind, enhanced=enhanced)
-    image, scale = torch.empty(1, 3, 11, 6, device="meta"), torch.empty(1, device="meta")
-    code = network.code(image, Task(scale))
-    counted = count_macs(lambda: network.trunk(image, code, network.inner[step]))
-    assert counted == macs_of(network, 11, 6)[step]
+def test_cost_is_what_the_kernels_that_run_take(kind: str, enhanced: bool) -> None:
+    """On real images, by the scale alone: a narrow subnet really runs less."""
+    network = build(kind, enhanced=enhanced)
+    with torch.no_grad():
+        counted = [count_macs(lambda s=s: network(images(1, 11, 6), task(s))) for s in (1.5, 2.0, 3.0, 4.0)]  # type: ignore[misc]
+    assert counted == macs_of(network, 11, 6) == sorted(set(counted))
 
 
 def test_a_batch_that_disagrees_costs_the_sum_of_its_samples(network: AnySR) -> None:
@@ -145,11 +162,13 @@ def test_a_batch_that_disagrees_costs_the_sum_of_its_samples(network: AnySR) -> 
     ]
 
 
-def test_memory_is_that_of_the_whole_network(network: AnySR) -> None:
+@pytest.mark.parametrize("kind", ["edsr", "rdn", "rcan"])
+def test_memory_is_that_of_the_whole_network(kind: str) -> None:
     """It is asked on the meta device, where a scale has no value."""
+    network = build(kind)
     image = torch.empty(1, 3, 12, 10, device="meta").contiguous(memory_format=torch.channels_last)
-    narrow = peak_on_meta(network, 120, image, Task(torch.ones(1, device="meta"), budget=1e-3))
-    assert network.memory(12, 10) >= narrow > 4 * 120 * network.inner[0]
+    narrow = peak_on_meta(network, 120, image, Task(torch.ones(1, device="meta"), routing=stepped(network, 0)))
+    assert network.memory(12, 10) >= narrow > 4 * 120 * 3
 
 
 # ------------------------------------------------------------------------------------------------ slices
@@ -168,7 +187,9 @@ class Weights(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_slices_are_views_of_the_weights_and_grow_with_the_width(network: AnySR) -> None:
+@pytest.mark.parametrize("kind", ["edsr", "rdn", "rcan"])
+def test_slices_are_views_of_the_weights_and_grow_with_the_width(kind: str) -> None:
+    network = build(kind)
     kept, used = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}, []
     for step in range(4):
         with torch.no_grad(), Weights() as weights:
@@ -176,19 +197,19 @@ def test_slices_are_views_of_the_weights_and_grow_with_the_width(network: AnySR)
         assert {weight.untyped_storage().data_ptr() for weight in weights.seen} <= kept
         used.append(sum(weight.numel() for weight in weights.seen))
     assert sorted(set(used)) == used
-    assert used[-1] == sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1)
+    assert used[-1] == sum(part.weight.numel() for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear))
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_training_a_subnet_leaves_the_rest_alone(network: AnySR, step: int) -> None:
+def test_training_a_subnet_leaves_the_rest_alone(kind: str, network: AnySR, step: int) -> None:
     """Gradients of its own parameters only; the whole network moves every one."""
     network.train()(images(2), task(2.0, 2.0, routing=stepped(network, step, step))).map.pow(2).sum().backward()
     touched = {name: bool(p.grad is not None and p.grad.ne(0).any()) for name, p in network.named_parameters()}
     assert all(touched.values()), [name for name, some in touched.items() if not some]
-    inner = network.inner[step]
-    slim = "body.1.conv1" if isinstance(network, AnyEDSR) else "RDBs.1.convs.2"
-    gradient = network.get_parameter(f"{slim}.weight").grad
-    assert gradient is not None and bool(gradient[:inner].ne(0).any()) and not gradient[inner:].any()
+    gradient = network.get_parameter(f"network.{SLIM[kind]}.weight").grad
+    assert gradient is not None
+    inner = int(len(gradient) * network.widths[step])
+    assert bool(gradient[:inner].ne(0).any()) and not gradient[inner:].any()
 
 
 # ------------------------------------------------------------------------------------------------ which subnet
@@ -206,7 +227,7 @@ def test_listed_scales_run_their_groups_subnet_by_either_rule(network: AnySR) ->
     assert steps(network, task(*LISTED)) == expected == steps(build("edsr", rule="nearest_group"), task(*LISTED))
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", ORACLES)
 def test_the_oracles_cases_run_the_width_they_say(kind: str) -> None:
     network = on_meta(kind)
     for case, facts in oracle(ORACLES[kind]).facts["cases"].items():
@@ -261,9 +282,9 @@ def test_both_axes_are_told_with_the_sign_of_the_larger() -> None:
 def test_the_nearest_group_is_told_the_nearest_tenth() -> None:
     network = build("edsr", rule="nearest_group")
     told = network.code(images(3), task(2.25, 2.24, 4.52))
-    torch.testing.assert_close(told[:, 0], torch.tensor([-2.3, 2.2, -4.5]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(told[:, 0], torch.tensor([2.2, 2.2, -4.5]), rtol=1e-6, atol=0)
     with torch.no_grad():
-        assert torch.equal(network(images(1), task(2.25)).map, network(images(1), task(2.3)).map)
+        assert torch.equal(network(images(1), task(2.25)).map, network(images(1), task(2.2)).map)
 
 
 def test_the_features_know_the_scale_within_a_group_if_enhanced() -> None:
@@ -277,24 +298,27 @@ def test_the_features_know_the_scale_within_a_group_if_enhanced() -> None:
 # ------------------------------------------------------------------------------------------------ budget
 
 
-@settings(max_examples=30)
+LASTING = {kind: build(kind) for kind in SMALL}  # for tests that change nothing
+
+
 @given(
-    budget=st.floats(0.01, 1), scale=st.floats(1, 5, width=32), height=st.integers(1, 90), width=st.integers(1, 90)
-)  # fmt: skip
+    kind=st.sampled_from(sorted(SMALL)),
+    budget=st.floats(0.01, 1),
+    scale=st.floats(1, 5, width=32),
+    size=st.sampled_from([(1, 1), (7, 9), (50, 33)]),
+)
 def test_a_budget_runs_the_widest_subnet_that_fits_whatever_the_scale(
-    budget: float, scale: float, height: int, width: int
+    kind: str, budget: float, scale: float, size: tuple[int, int]
 ) -> None:
-    for kind in SMALL:
-        network = build(kind)
-        given = task(scale, scale, budget=budget)
-        (found, same) = network.route(torch.empty(2, 3, height, width), given).decisions.sum(1).tolist()
-        each = macs_of(network, height, width)
-        fitting = [step for step, macs in enumerate(each) if macs <= budget * each[-1] * (1 + 1e-9)]
-        assert found == same == max(fitting, default=0)
+    network, given = LASTING[kind], task(scale, scale, budget=budget)
+    (found, same) = network.route(torch.empty(2, 3, *size), given).decisions.sum(1).tolist()
+    each = macs_of(network, *size)
+    fitting = [step for step, macs in enumerate(each) if macs <= budget * each[-1] * (1 + 1e-9)]
+    assert found == same == max(fitting, default=0)
 
 
 def test_a_larger_budget_never_runs_less(network: AnySR) -> None:
-    found = [steps(network, task(2.0, budget=budget))[0] for budget in torch.linspace(0.02, 1, 60).tolist()]
+    found = [steps(network, task(2.0, budget=budget))[0] for budget in torch.linspace(0.5, 1, 200).tolist()]
     assert found == sorted(found) and set(found) == {0, 1, 2, 3}
 
 
@@ -318,8 +342,8 @@ def test_a_budget_of_1_runs_the_whole_network_which_is_still_told_the_scale(netw
 @settings(max_examples=15, deadline=None)
 @given(scales=st.lists(st.sampled_from([1.0, 1.3, 1.7, 2.0, 2.4, 2.9, 3.6, 6.0]), min_size=2, max_size=5))
 def test_a_sample_alone_equals_the_sample_in_a_mixed_batch(scales: list[float]) -> None:
-    for kind in SMALL:
-        network, batch = build(kind), images(len(scales))
+    for network in LASTING.values():
+        batch = images(len(scales))
         with torch.no_grad():
             together = network(batch, task(*scales))
             for row, scale in enumerate(scales):
@@ -335,7 +359,7 @@ def test_gradients_of_a_mixed_batch_are_the_sum_of_its_samples() -> None:
     def gradient(rows: Sequence[int]) -> Tensor:
         network.zero_grad()
         network(batch[list(rows)], task(*(scales[row] for row in rows))).map.pow(2).sum().backward()
-        found = network.get_parameter("body.0.conv1.weight").grad
+        found = network.get_parameter("network.body.0.body.0.weight").grad
         assert found is not None
         return found.clone()
 
@@ -349,6 +373,59 @@ def test_decisions_that_are_given_are_followed(network: AnySR) -> None:
         narrow = network(images(2)[:1], task(4.0, routing=stepped(network, 0))).map
     assert features.routing is given
     torch.testing.assert_close(features.map[:1], narrow, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ any network
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_whole_network_without_gates_is_the_plain_one(kind: str) -> None:
+    """By the same names, so that a plain checkpoint fits."""
+    torch.manual_seed(0)
+    plain = SMALL[kind]().eval()
+    slimmed = AnySR(copy.deepcopy(plain), enhanced=False).eval()
+    assert slimmed.network.state_dict().keys() == plain.state_dict().keys()
+    with torch.no_grad():
+        expected, whole = plain(images(), Task()).map, slimmed(images(), task(4.0))
+        narrow = slimmed(images(), task(1.5)).map
+    torch.testing.assert_close(whole.map, expected, rtol=0, atol=1e-6)
+    assert torch.equal(whole.image, images()) and not torch.allclose(narrow, expected)
+
+
+def test_it_slims_any_network_of_residual_blocks_or_mlps() -> None:
+    """One that no line of AnySR names."""
+    swinir = SwinIR(embed_dim=16, depths=[1, 1], heads=2, out_channels=8)
+    assert (
+        AnySR(swinir).shares(16, 16)[0]
+        < 0.95
+        < AnySR(SwinIR(16, [1], 2, 8), widths=[0.9, 1], scale_groups=[2]).shares(16, 16)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "reason"),
+    [
+        (lambda: DnCNN(8, 3), "AnySR cannot slim DnCNN: it has no such residual blocks or MLPs; take edsr_baseline"),
+        (lambda: TADT(channels=16, groups=1), "AnySR cannot slim TADT: it decides by itself what runs"),
+        (lambda: AnySR(EDSR(8, 1, 1.0)), "AnySR cannot slim AnySR: it decides by itself what runs"),
+    ],
+)
+def test_what_cannot_be_slimmed_is_refused(plain: Callable[[], Backbone], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        AnySR(plain())
+
+
+def test_a_copy_runs_its_own_subnet(network: AnySR) -> None:
+    """As the moving average of weights keeps one beside the network that trains."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        expected = network(images(), task(1.5)).map
+        other(images(), task(4.0))
+        other.subnet.step = 3
+        assert torch.equal(network(images(), task(1.5)).map, expected)
+        for parameter in other.parameters():
+            parameter.zero_()
+        assert torch.equal(network(images(), task(1.5)).map, expected)
 
 
 # ------------------------------------------------------------------------------------------------ mean shift
@@ -369,15 +446,14 @@ def test_the_mean_shift_is_a_convolution_of_one_pixel_and_keeps_the_memory_forma
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": [0.5, 0.4, 0.9, 1]}, r"AnyEDSR needs two widths or more .*, got \[0\.5, 0\.4, 0\.9, 1\]"),
+        ({"widths": [0.5, 0.4, 0.9, 1]}, r"AnySR needs two widths or more .*, got \[0\.5, 0\.4, 0\.9, 1\]"),
         ({"widths": [0.5, 0.7, 0.8, 0.9]}, "to 1, got"),
         ({"widths": [0.0, 0.7, 0.8, 1.0]}, "from above 0"),
         ({"widths": [1.0], "scale_groups": []}, "two widths or more"),
-        ({"widths": [0.01, 0.7, 0.9, 1.0]}, r"no channel left at widths=\[0\.01, 0\.7, 0\.9, 1\.0\] of 20"),
+        ({"widths": [0.01, 0.7, 0.9, 1.0]}, r"no channel is left at widths=\[0\.01, 0\.7, 0\.9, 1\.0\] of 20"),
         ({"scale_groups": [1.7, 2.5]}, r"one fewer than its 4 widths, got \[1\.7, 2\.5\]"),
         ({"scale_groups": [1.7, 1.7, 3.0]}, "scale_groups above 1 that rise"),
         ({"rule": "nearest"}, "rule must be one of official, nearest_group, got 'nearest'"),
-        ({"blocks": 0}, "AnyEDSR needs blocks of at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:

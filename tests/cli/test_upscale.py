@@ -105,7 +105,8 @@ def test_the_newest_finished_run_is_taken_and_a_budget_is_met(here: Path, traine
 
 def test_the_subnet_of_the_scale_that_is_typed_runs(here: Path) -> None:
     """21 x 27 pixels at x2.9 become 61 x 78, neither of which is x2.9 exactly."""
-    backbone = {"_target_": "dynres.backbones.anysr.AnyEDSR", "channels": 8, "blocks": 1}
+    inside = {"_target_": "dynres.backbones.edsr.edsr_baseline", "channels": 8, "blocks": 1}
+    backbone = {"_target_": "dynres.backbones.anysr.AnySR", "network": inside, "rule": "official"}
     upsampler = {"_target_": "dynres.upsamplers.liif.LIIF", "hidden": 4, "layers": 1}
     build_restorer({"backbone": backbone, "upsampler": upsampler}).save_pretrained("network")
     Image.fromarray(scene(21, 27)).save("in.png")

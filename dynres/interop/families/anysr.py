@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dynres.backbones.anysr import AnyEDSR, AnyRDN, AnySR
+from typing import Any
+
+from dynres.backbones.anysr import AnySR, MeanShift
+from dynres.backbones.edsr import EDSR
+from dynres.backbones.rdn import RDN
 from dynres.interop.families.edsr import SHIFT, holds_only
 from dynres.interop.family import Description, Family, Naming, Node, State, count, mean_shift
 from dynres.restorer import Restorer
 from dynres.upsamplers.implicit import ImplicitUpsampler
 
 _BACKBONE = (
-    (r"((?:body|RDBs)\.\d+)\.gate\.", r"\1."),
-    (r"(RDBs\.\d+\.convs\.\d+)\.", r"\1.conv.0."),
+    (r"network\.(body\.\d+)\.body\.0\.gate\.", r"\1."),
+    (r"network\.(body\.\d+)\.body\.0\.", r"\1.conv1."),
+    (r"network\.(body\.\d+)\.body\.2\.", r"\1.conv2."),
+    (r"network\.(RDBs\.\d+)\.LFF\.gate\.", r"\1."),
+    (r"network\.(RDBs\.\d+\.convs\.\d+)\.", r"\1.conv.0."),
+    (r"network\.", ""),
 )
 _GATE = ("fc1", "fc2")
 
@@ -34,15 +42,18 @@ def naming(restorer: Restorer) -> Naming:
     """The shift back is a constant: their code never calls it.
 
     Raises:
-        ValueError: without the gates, or under a head of convolutions: no public code has that.
+        ValueError: a network or a form of it that no public code has.
     """
     backbone = restorer.backbone
     assert isinstance(backbone, AnySR)
+    network, head = backbone.network, type(restorer.upsampler).__name__
+    plain = isinstance(network, EDSR) and network.body[0].residual_scale == 1
+    if not plain and not isinstance(network, RDN):
+        raise ValueError("AnySR has an authors' form only of edsr_baseline and rdn")
     if not isinstance(restorer.upsampler, ImplicitUpsampler):
-        head = type(restorer.upsampler).__name__
-        raise ValueError(f"{type(backbone).__name__} has an authors' form only under upsampler=srno, not under {head}")
-    if not any(".gate." in key for key in backbone.state_dict()):
-        raise ValueError(f"{type(backbone).__name__} with enhanced=false has no authors' form: set enhanced=true")
+        raise ValueError(f"AnySR has an authors' form only under upsampler=srno, not under {head}")
+    if not any(".gate." in key for key in backbone.state_dict()) or not isinstance(backbone.sub_mean, MeanShift):
+        raise ValueError("AnySR has an authors' form only with backbone.enhanced=true backbone.mean_shift=true")
     back = {key: value for key, value in mean_shift().items() if key.startswith("add_mean.")}
     return Naming(_BACKBONE, constants=back)
 
@@ -53,11 +64,8 @@ def _edsr(state: State) -> Node | None:
     parts = [f"body.{block}.{part}" for block in range(blocks) for part in ("conv1", "conv2", *_GATE)]
     if not blocks or not holds_only(state, "head.0", *parts, f"body.{blocks}"):
         return None
-    return {
-        "_target_": "dynres.backbones.anysr.AnyEDSR",
-        "channels": state["head.0.weight"].shape[0],
-        "blocks": blocks,
-    }
+    sizes = {"channels": state["head.0.weight"].shape[0], "blocks": blocks, "residual_scale": 1.0}
+    return _published([0.5, 0.7, 0.9, 1.0], {"_target_": "dynres.backbones.edsr.EDSR", **sizes})
 
 
 def _rdn(state: State) -> Node | None:
@@ -68,13 +76,13 @@ def _rdn(state: State) -> Node | None:
     if not blocks or not convs or not holds_only(state, "SFENet1", "SFENet2", *parts, "GFF.0", "GFF.1"):
         return None
     growth, channels = state["RDBs.0.convs.0.conv.0.weight"].shape[:2]
-    return {
-        "_target_": "dynres.backbones.anysr.AnyRDN",
-        "channels": channels,
-        "growth": growth,
-        "blocks": blocks,
-        "convs": convs,
-    }
+    sizes = {"channels": channels, "growth": growth, "blocks": blocks, "convs": convs}
+    return _published([0.7, 0.8, 0.9, 1.0], {"_target_": "dynres.backbones.rdn.RDN", **sizes})
 
 
-FAMILY = Family("AnySR", (AnyEDSR, AnyRDN), extractor, whole, naming)
+def _published(widths: list[float], network: dict[str, Any]) -> Node:
+    options = {"widths": widths, "scale_groups": [1.7, 2.5, 3.2], "rule": "official", "mean_shift": True}
+    return {"_target_": "dynres.backbones.anysr.AnySR", "network": network, **options}
+
+
+FAMILY = Family("AnySR", (AnySR,), extractor, whole, naming)
