@@ -13,7 +13,7 @@ import dynres  # isort: skip  # noqa: F401  # first: makes torchvision importabl
 import torch
 from rich.console import Console
 
-from benchmarks import backbones, cross_layer, data, decoders, pruning, report, training
+from benchmarks import backbones, cross_layer, data, decoders, pruning, report, subnets, training
 from benchmarks.harness import Bench
 from benchmarks.rows import Point, Row
 from dynres.errors import UserError, clean_exit
@@ -23,6 +23,7 @@ SECTIONS = {
     "backbones": backbones.measurements,
     "cross_layer": cross_layer.measurements,
     "pruning": pruning.measurements,
+    "subnets": subnets.measurements,
     "data": data.measurements,
     "training": training.measurements,
 }

@@ -48,6 +48,7 @@ CURVES = {
 SHARES = {
     "routing": "Time over MACs of routed networks, both to the dense network's: on the line, a MAC not spent is time.",
     "pruning": "Time over MACs of pruned networks, both to the full network's: on the line, a MAC cut is time.",
+    "subnets": "Time over MACs of AnySR's subnets, both to the whole network's: on the line, a MAC not run is time.",
 }
 COLOURS = {"plain": "tab:gray", "dynres": "tab:blue"}
 

@@ -22,6 +22,7 @@ SECTIONS = {
     "backbones": "Backbones",
     "cross_layer": "Cross-layer attention",
     "pruning": "Smaller networks",
+    "subnets": "Subnets",
     "data": "Training pairs",
     "training": "Training step",
 }

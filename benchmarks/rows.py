@@ -40,7 +40,7 @@ class Row:
     """One line of the report.
 
     Attributes:
-        section: decoders, backbones, cross_layer, pruning, data or training.
+        section: decoders, backbones, cross_layer, pruning, subnets, data or training.
         value: of what was measured, in `unit`; None where it was not.
         bar: what it must reach ("at least") or keep to ("at most"); None without one.
         applies: whether the bar holds for how this was measured.

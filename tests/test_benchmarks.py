@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as command
-from benchmarks import backbones, cores, cross_layer, decoders, harness, pruning, report
+from benchmarks import backbones, cores, cross_layer, decoders, harness, pruning, report, subnets
 from benchmarks.harness import Bench
 from benchmarks.memory import Peak, peak, peaks
 from benchmarks.rows import Form, Measurement, Row, form, timed_row
@@ -126,6 +126,17 @@ def test_pruned_networks_have_times_beside_macs_and_each_the_one_before_as_its_b
     assert [(point.x, point.y) for point in points] == [(1.0, 1.0), *zip(shares, times, strict=True)]
     for row, share in zip(rows, shares, strict=True):
         assert row.note.startswith(f"{share:.3f} of the MACs; file of ")
+
+
+@pytest.mark.parametrize("name", subnets.NETWORKS)
+def test_subnets_have_times_beside_macs(idle: None, name: str) -> None:
+    rows, points = _sorted(subnets._subnets(Bench(quick=True), name))
+    shares = [(row.forms[1].macs or 0) / (row.forms[0].macs or 1) for row in rows]
+    assert len(rows) == 3 and shares == sorted(set(shares)) and shares[-1] < 1
+    assert all(row.sense == "at most" and row.bar == 1.15 and row.verdict == "not applicable" for row in rows)
+    times = [(row.value or 0.0) * share for row, share in zip(rows, shares, strict=True)]
+    assert [point.x for point in points] == pytest.approx([1.0, *shares])
+    assert [point.y for point in points] == pytest.approx([1.0, *times])
 
 
 def test_lightweight_networks_are_told_to_the_classical_one_and_the_token_to_none(idle: None) -> None:
@@ -307,7 +318,8 @@ def test_what_is_left_shrinks_and_the_report_is_written_after_each_measurement(
     [
         (
             ["--only", "decoder"],
-            "--only takes sections out of decoders, backbones, cross_layer, pruning, data, training, got 'decoder'",
+            "--only takes sections out of decoders, backbones, cross_layer, pruning, subnets, data, "
+            "training, got 'decoder'",
         ),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--device", "abacus"], "--device takes cpu or cuda, got 'abacus'"),
