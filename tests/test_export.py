@@ -28,6 +28,7 @@ pytest.importorskip("onnxscript", reason='pip install "dynres[export]"')
 
 SIZE = (7, 9)
 EDSR = {"_target_": "dynres.backbones.edsr.EDSR", "channels": 8, "blocks": 1, "residual_scale": 1.0}
+RDN = {"_target_": "dynres.backbones.rdn.RDN", "channels": 16, "growth": 16, "blocks": 1, "convs": 4}
 CLA = {
     "_target_": "dynres.backbones.acla.CrossLayerEDSR", "channels": 6, "blocks": 3, "residual_scale": 1.0,
     "positions": [1, 3], "keys": 3, "attention": "cla",
@@ -217,6 +218,25 @@ def test_adaptive_keys_are_chosen_by_what_the_file_sees(budget: float | None, tm
     assert list(done.metadata["routing"].values()) == routing.decisions[0].tolist()
     with pytest.raises(UserError, match="chooses keys by what it sees"):
         export_onnx(restorer, tmp_path / "none.onnx", SIZE, routing="none")
+
+
+@pytest.mark.parametrize("inside", [EDSR | {"channels": 16}, RDN])
+def test_one_subnet_of_anysr_is_in_the_file(inside: dict[str, Any], tmp_path: Path) -> None:
+    """That of the scale; or the one that a budget pays for, which takes no image to know."""
+    node = {"_target_": "dynres.backbones.anysr.AnySR", "network": inside, "mean_shift": True}
+    restorer, held = built(node, LIIF), []
+    cases = ((1.5, None, 0), (1.5, restorer.backbone.shares(*SIZE)[1], 1), (1.5, "all", 3), (2.9, None, 2))
+    for scale, routing, step in cases:
+        done = export_onnx(restorer, tmp_path / f"{step}.onnx", SIZE, scale, routing=routing)
+        budget = 1.0 if routing == "all" else routing
+        image = picture(restorer, 5)
+        free = restorer.restore(image, scale, budget=budget)
+        assert free.routing is not None and free.routing.decisions.sum() == step == sum(
+            done.metadata["routing"].values()
+        )
+        assert_equal(run(done.path, image), free.image)
+        held.append(sum(int(np.prod(each.dims)) for each in onnx.load(str(done.path)).graph.initializer))
+    assert held[0] < held[1] < held[2], f"numbers in the files of the subnets: {held[:3]}"
 
 
 def test_a_routed_network_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

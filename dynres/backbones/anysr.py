@@ -129,16 +129,17 @@ class AnySR(Backbone):
     def _grouped(self, image: Tensor, task: Task, steps: list[int]) -> Features:
         """Samples of one width run together."""
         if len(set(steps)) == 1:
-            return self._run(image, task, steps[0])
+            return self.run(image, task, steps[0])
         parts, order = [], []
         for step in sorted(set(steps)):
             rows = [row for row, its_step in enumerate(steps) if its_step == step]
-            parts.append(self._run(image[rows], _of(task, rows), step))
+            parts.append(self.run(image[rows], _of(task, rows), step))
             order += rows
         whole = torch.cat([part.map for part in parts])[torch.tensor(order, device=image.device).argsort()]
         return replace(parts[0], map=whole)
 
-    def _run(self, image: Tensor, task: Task, step: int) -> Features:
+    def run(self, image: Tensor, task: Task, step: int) -> Features:
+        """One subnet; the features' image is the one that the network inside saw."""
         self.subnet.step, self.subnet.code = step, self.code(image, task)
         made = self.network(self.sub_mean(image), replace(task, budget=None, routing=None))
         self.subnet.code = None

@@ -96,7 +96,8 @@ def report(done: Exported) -> str:
     parts = [f"{width}x{height} -> {wide}x{tall}"]
     if told["routing"] is not None:
         keys = [share for unit, share in told["routing"].items() if " keys" in unit]  # of ACLA, or none
-        branches = f"{sum(told['routing'].values())} of {len(told['routing'])} branches"
+        unit = "steps of width" if any(unit.startswith("width ") for unit in told["routing"]) else "branches"
+        branches = f"{sum(told['routing'].values()):g} of {len(told['routing'])} {unit}"
         parts.append(f"{sum(keys) / len(keys):.0%} of the keys" if keys else branches)
     parts += [f"{told['macs'] / 1e9:.3g} GMACs", f"{done.nodes} nodes", f"{done.path.stat().st_size / 1e6:.1f} MB"]
     return f"{done.path}: {', '.join(parts)}; at most {done.difference:.1e} from the network"

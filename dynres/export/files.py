@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dynres import __version__
 from dynres.backbones.acla import CrossLayer
+from dynres.backbones.anysr import AnySR
 from dynres.contracts import Restoration, Routing, Task
 from dynres.errors import UserError
 from dynres.export.fixed import FixedRestorer
@@ -61,8 +62,8 @@ def export_onnx(
         path: of the file.
         size: (H, W) of the image.
         scale: upscaling factor in [1, 30]; None for the one a network was made for.
-        routing: of a routed network, and needed there: which branches run; the others are not in the file. Of ACLA, a
-            budget or nothing: its file chooses keys by what it sees.
+        routing: of a routed network, and needed there: which branches run; the others are not in the file. Of AnySR,
+            nothing for the subnet of the scale. Of ACLA, a budget or nothing: its file chooses keys by what it sees.
         noise: standard deviation on the scale of 8 bits, for networks that must be told.
         image: (1, c, H, W) in [0, 1] (or colour for a gray network) that a budget is fitted to and the file is checked
             with; None checks with a random one.
@@ -129,12 +130,13 @@ def _prepared(
     scale = stated_scale(restorer, scale)
     if min(size) < 1:
         raise UserError(f"the image needs a height and a width of at least 1, got {size[0]}x{size[1]}")
-    if isinstance(routing, int | float) and image is None and not restorer.backbone.regional:
+    by_content = not restorer.backbone.regional and not isinstance(restorer.backbone, AnySR)
+    if isinstance(routing, int | float) and image is None and by_content:
         raise UserError(f"a budget of {routing:g} is fitted to an image: give one (--image)")
     try:
         output = output_size(size, scale, None)
         shown = _shown(restorer, size, image)
-        found, asked = _reference(restorer, shown, output, routing, noise)
+        found, asked = _reference(restorer, shown, scale, routing, noise)
         fixed = FixedRestorer(restorer, size, output, asked, found.routing)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -167,7 +169,7 @@ def _shown(restorer: Restorer, size: tuple[int, int], image: Tensor | None) -> T
 
 
 def _reference(
-    restorer: Restorer, image: Tensor, output: tuple[int, int], routing: Stated | None, noise: float | None
+    restorer: Restorer, image: Tensor, scale: float, routing: Stated | None, noise: float | None
 ) -> tuple[Restoration, Task]:
     """What the file must give with the decisions behind it, and what the backbone was asked."""
     name = type(restorer.backbone).__name__
@@ -182,11 +184,13 @@ def _reference(
         if routing not in (None, "all"):
             raise UserError(f"{name} chooses keys by what it sees: give a budget, or nothing for all that it keeps")
         routing = 1.0 if routed else None
-    if routed and routing is None:
+    by_scale = isinstance(restorer.backbone, AnySR)  # what runs is known before the image is
+    if routed and routing is None and not by_scale:
         raise UserError(f"{name} routes: say which branches run (--routing all, or --budget 0.6 --image photo.png)")
     if not routed and routing is not None:
         raise UserError(f"{name} has no branches to bypass: leave out the routing and the budget")
-    budget = routing if isinstance(routing, int | float) else 1.0 if routed else None
+    budget = routing if isinstance(routing, int | float) else None if by_scale and routing is None else 1.0
+    budget = budget if routed else None
     stated: Routing | None = None
     asked: list[Task] = []
 
@@ -195,10 +199,10 @@ def _reference(
         return given[0], asked[-1]
 
     with restorer.backbone.register_forward_pre_hook(ask):
-        found = restorer.restore(image, size=output, budget=budget, noise=noise)
+        found = restorer.restore(image, scale, budget=budget, noise=noise)
         if found.routing is not None and (routing == "none" or isinstance(routing, Routing)):
             stated = replace(found.routing, decisions=_decisions(routing, found.routing.decisions, name))
-            found = restorer.restore(image, size=output, noise=noise)
+            found = restorer.restore(image, scale, noise=noise)
     return found, asked[-1]
 
 

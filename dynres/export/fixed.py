@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynres.backbones.acla import CrossLayer
+from dynres.backbones.anysr import AnySR
 from dynres.backbones.base import Backbone
 from dynres.backbones.flexir import FlexIR
 from dynres.backbones.mstb import BRANCHES, MSTB
 from dynres.backbones.tadt import TADT
 from dynres.contracts import Features, Routing, Task
 from dynres.layers.sampling import Tap, bicubic_grid, bilinear_grid, pixel_centres
+from dynres.layers.slimmable import SlimConv2d, SlimLinear, cut_to_subnet
 from dynres.layers.transformer import ResidualGroup
 from dynres.restorer import Restorer
 from dynres.upsamplers.base import Upsampler
@@ -108,6 +111,8 @@ def decided(backbone: Backbone, routing: Routing) -> Backbone:
         return DecidedFlexIR(backbone, int(routing.decisions[0].sum()))
     if isinstance(backbone, CrossLayer):
         return backbone
+    if isinstance(backbone, AnySR):
+        return DecidedAnySR(backbone, routing)
     if not isinstance(backbone, TADT):
         raise ValueError(f"the branches of {type(backbone).__name__} cannot be taken out one by one")
     return DecidedTADT(backbone, routing.decisions[0].gt(0.5).tolist())
@@ -123,6 +128,32 @@ class DecidedFlexIR(Backbone):
 
     def forward(self, image: Tensor, task: Task) -> Features:
         return self.body(image, Task())
+
+
+class DecidedAnySR(Backbone):
+    """One subnet of an AnySR and its weights alone; what its gates are told is the scale of the task."""
+
+    def __init__(self, network: AnySR, routing: Routing) -> None:
+        super().__init__()
+        self.out_channels, self.scale = network.out_channels, network.scale
+        self.body, self.step = network, int(routing.decisions[0].sum())
+        inputs: dict[nn.Module, int] = {}
+
+        def note(layer: nn.Module, given: tuple[Tensor]) -> None:
+            inputs[layer] = given[0].shape[1 if isinstance(layer, SlimConv2d) else -1]
+
+        layers = [layer for layer in network.modules() if isinstance(layer, SlimConv2d | SlimLinear)]
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        with torch.no_grad():
+            network(torch.zeros(1, network.image_channels, 8, 8), Task(noise=torch.zeros(1), routing=routing))
+        for hook in hooks:
+            hook.remove()
+        network.subnet.step = self.step
+        for layer in layers:
+            cut_to_subnet(layer, inputs[layer])
+
+    def forward(self, image: Tensor, task: Task) -> Features:
+        return replace(self.body.run(image, task, self.step), image=image)
 
 
 class DecidedTADT(Backbone):

@@ -95,6 +95,16 @@ def slim(part: SlimPart, widths: Sequence[float], subnet: Subnet, enhanced: bool
         part.gated.tail = [sum(each) for each in zip(*kept, strict=True)] if reads else None
 
 
+def cut_to_subnet(layer: SlimConv2d | SlimLinear, inputs: int) -> None:
+    """Leave a layer the weights alone that its subnet of the moment uses of them, where it reads so many channels."""
+    weight, bias = layer.sliced(layer.weight, layer.bias, inputs)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    layer.widths = None
+    if layer.gate is not None:
+        layer.gate.cut(len(weight) if layer.tail is None else layer.tail[layer.subnet.step])
+
+
 def _outputs(layer: nn.Conv2d | nn.Linear) -> int:
     return layer.weight.shape[0]
 
@@ -105,6 +115,11 @@ def interwoven(means: Tensor, code: Tensor) -> Tensor:
     full = means[:, : groups * GROUP].reshape(len(means), groups, GROUP)
     told = torch.cat([full, code[:, None].expand(-1, groups, -1)], dim=2).flatten(1)
     return torch.cat([told, means[:, groups * GROUP :]], dim=1)
+
+
+def _told(channels: int) -> int:
+    """Length of what is `interwoven`."""
+    return channels + 2 * (channels // GROUP)
 
 
 class FeatureInterweaving(nn.Module):
@@ -118,12 +133,19 @@ class FeatureInterweaving(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels + 2 * (channels // GROUP), 2 * channels, 1)
+        self.fc1 = nn.Conv2d(_told(channels), 2 * channels, 1)
         self.fc2 = nn.Conv2d(2 * channels, channels, 1)
         for part in (self.fc1, self.fc2):
             assert part.bias is not None
             nn.init.normal_(part.weight, std=0.1 * math.sqrt(2 / part.in_channels))
             nn.init.zeros_(part.bias)
+
+    def cut(self, channels: int) -> None:
+        """To the weights that c channels use."""
+        for part, outputs, inputs in ((self.fc1, None, _told(channels)), (self.fc2, channels, None)):
+            assert part.bias is not None
+            part.weight = nn.Parameter(part.weight[:outputs, :inputs].detach().clone())
+            part.bias = nn.Parameter(part.bias[:outputs].detach().clone())
 
     def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
         """(B, c, H, W) with c <= C, and the signed vertical and horizontal scale -> (B, c, H, W)."""
