@@ -272,5 +272,5 @@ def test_without_a_table_every_paper_gets_its_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(command, "TABLES", dict.fromkeys(command.TABLES, stand_in))
     run(monkeypatch, tmp_path)
     written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "tables").glob("*.md")}
-    assert written.keys() == {"tadt.md", "flexir.md", "acla.md", "lightweight_swinir.md"}
+    assert written.keys() == {"tadt.md", "flexir.md", "acla.md", "lightweight_swinir.md", "anysr.md"}
     assert written["flexir.md"].count("colour denoising") == 4 and written["tadt.md"].count("DIV2K") == 2

@@ -11,14 +11,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
-from rich.console import Console
-from rich.table import Table
 
-from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import restorer_of, run_folder, save_figure, write_csv
 from dynres.callbacks.ladder import ladder
+from dynres.callbacks.ways import Shown, WaysWatcher, cell, filled, markdown, mean, show
 from dynres.contracts import Evaluation
 from dynres.files import write_text
-from dynres.report import Record, record
+from dynres.report import Record, gain, record
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Point:
     ms: float
 
 
-class TradeOff(EvaluationWatcher):
+class TradeOff(WaysWatcher):
     """Restores every test image at every pointer and threshold; writes tradeoff.{csv,md,png} and depths/*.png.
 
     Nothing for a network without branches.
@@ -71,20 +70,18 @@ class TradeOff(EvaluationWatcher):
         if type(regions) is not int or regions < 1:
             raise ValueError(f"regions must be a whole number of at least 1, got {regions}")
         self.thresholds, self.regions, self.pictures, self.crop = tuple(given), regions, pictures, crop
-        self.ways: dict[str, list[Record]] = {}
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_test_start(trainer, pl_module)
-        self.ways = {}
+    def names(self, module: LightningModule) -> Sequence[str]:
+        return list(self._options(module)) if restorer_of(module).backbone.regional else []
 
     def watch(self, trainer: Trainer, evaluation: Evaluation, item: Record) -> None:
-        module: Any = trainer.lightning_module
-        if not restorer_of(module).backbone.regional:
+        if not self.ways:
             return
+        module: Any = trainer.lightning_module
         found: dict[str, Evaluation] = {}
         for way, options in self._options(module).items():
             found[way] = module.evaluate(evaluation.sample, options)
-            self.ways.setdefault(way, []).append(record(found[way]))
+            self.ways[way].append(record(found[way]))
         seen = sum((other.dataset, other.label) == (item.dataset, item.label) for other in self.records)
         if seen <= self.pictures:
             self._draw(trainer, found)
@@ -107,9 +104,9 @@ class TradeOff(EvaluationWatcher):
             [field.name for field in fields(Point)],
             [["" if value is None else value for value in astuple(point)] for point in points],
         )
-        write_text(run_folder(trainer) / "tradeoff.md", markdown(points))
+        write_text(run_folder(trainer) / "tradeoff.md", markdown(_tables(points)))
         save_figure(trainer, plot(points), "tradeoff.png", "test/tradeoff")
-        print_points(points)
+        show(_tables(points))
 
     def _draw(self, trainer: Trainer, found: dict[str, Evaluation]) -> None:
         sample = next(iter(found.values())).sample
@@ -130,11 +127,10 @@ def means(ways: dict[str, list[Record]]) -> list[Point]:
     for dataset, label in groups:
         for way, items in ways.items():
             mine = [item for item in items if (item.dataset, item.label) == (dataset, label)]
-            gains = [i.psnr - i.psnr_plain for i in mine if i.psnr is not None and i.psnr_plain is not None]
             point = Point(
                 dataset, label, way, len(mine),
-                _mean(item.psnr for item in mine), _mean(gains), _mean(item.ssim for item in mine),
-                _mean(item.psnr_b for item in mine),
+                mean(item.psnr for item in mine), mean(gain(item.psnr, item.psnr_plain) for item in mine),
+                mean(item.ssim for item in mine), mean(item.psnr_b for item in mine),
                 fmean(item.macs for item in mine), fmean(item.fraction for item in mine),
                 fmean(sum(item.decisions) for item in mine), fmean(item.ms for item in mine),
             )  # fmt: skip
@@ -142,57 +138,25 @@ def means(ways: dict[str, list[Record]]) -> list[Point]:
     return points
 
 
-def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
 HEADERS = ("", "blocks", "PSNR", "gain", "SSIM", "PSNR-B", "GMACs", "of full", "ms")
 
 
 def _cells(point: Point) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
     return [
-        point.way, f"{point.blocks:.2f}", number(point.psnr, ".3f"), number(point.gain, "+.2f"),
-        number(point.ssim, ".4f"), number(point.psnr_b, ".3f"), f"{point.macs / 1e9:.3f}", f"{point.fraction:.1%}",
+        point.way, f"{point.blocks:.2f}", cell(point.psnr, ".3f"), cell(point.gain, "+.2f"),
+        cell(point.ssim, ".4f"), cell(point.psnr_b, ".3f"), f"{point.macs / 1e9:.3f}", f"{point.fraction:.1%}",
         f"{point.ms:.0f}",
     ]  # fmt: skip
 
 
-def _tables(points: Sequence[Point]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, headers, cells) of every test set and level; a column that nothing fills is left out."""
+def _tables(points: Sequence[Point]) -> list[Shown]:
+    """One of every test set and level."""
     tables = []
     for dataset, label in dict.fromkeys((point.dataset, point.label) for point in points):
         rows = [_cells(point) for point in points if (point.dataset, point.label) == (dataset, label)]
-        kept = [column for column in range(len(HEADERS)) if any(row[column] != "-" for row in rows)]
         title = f"{dataset} {label}: regular inference at pointer P, adaptive at threshold h"
-        tables.append((title, [HEADERS[c] for c in kept], [[row[c] for c in kept] for row in rows]))
+        tables.append(filled(Shown(title, list(HEADERS), rows)))
     return tables
-
-
-def markdown(points: Sequence[Point]) -> str:
-    """The tables as Markdown."""
-    parts = []
-    for title, headers, rows in _tables(points):
-        lines = [headers, ["---:"] * len(headers), *rows]
-        parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-    return "\n".join(parts)
-
-
-def print_points(points: Sequence[Point]) -> None:
-    """The tables on the terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no width of its own
-    for title, headers, rows in _tables(points):
-        table = Table(title=title, title_justify="left")
-        for header in headers:
-            table.add_column(header, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
 
 
 def _texts(points: Sequence[Point]) -> list[str]:

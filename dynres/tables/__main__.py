@@ -15,7 +15,7 @@ import yaml
 
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.tables import acla, flexir, lightweight_swinir, tadt
+from dynres.tables import acla, anysr, flexir, lightweight_swinir, tadt
 
 # Each prints itself from (published numbers, folder of runs) and returns its Markdown.
 TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
     **flexir.TABLES,
     **acla.TABLES,
     **lightweight_swinir.TABLES,
+    **anysr.TABLES,
 }
 
 

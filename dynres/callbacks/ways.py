@@ -1,0 +1,93 @@
+"""What callbacks share that restore every test image in several ways: records by way, means, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from pytorch_lightning import LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from dynres.callbacks.common import EvaluationWatcher, from_all_processes
+from dynres.report import Record
+
+UNKNOWN = "-"
+
+
+class WaysWatcher(EvaluationWatcher):
+    """Keeps records of each way through a network: of this process in `watch`, of all processes in `write`.
+
+    Attributes:
+        ways: records by the name of the way, in the order of `names`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways: dict[str, list[Record]] = {}
+
+    def names(self, module: LightningModule) -> Sequence[str]:
+        """The ways through the network, the same in every process; none for a network that has one alone."""
+        raise NotImplementedError
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self.ways = {name: [] for name in self.names(pl_module)}
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ways = {name: from_all_processes(trainer, items) for name, items in self.ways.items()}
+        super().on_test_end(trainer, pl_module)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number in this format; a dash if it is not known."""
+    return UNKNOWN if value is None else format(value, form)
+
+
+class Shown(NamedTuple):
+    """A table of texts, and lines below it."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    notes: Sequence[str] = ()
+
+
+def filled(table: Shown) -> Shown:
+    """Without the columns that nothing fills."""
+    kept = [column for column in range(len(table.headers)) if any(row[column] != UNKNOWN for row in table.rows)]
+    rows = [[row[column] for column in kept] for row in table.rows]
+    return table._replace(headers=[table.headers[column] for column in kept], rows=rows)
+
+
+def markdown(tables: Iterable[Shown]) -> str:
+    """As sections of a Markdown file."""
+    parts = []
+    for title, headers, rows, notes in tables:
+        lines = [headers, ["---:"] * len(headers), *rows]
+        text = f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        parts.append(text + "".join(f"\n{note}\n" for note in notes))
+    return "\n".join(parts)
+
+
+def show(tables: Iterable[Shown], width: int = 120) -> None:
+    """On the terminal; `width` where there is none."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = width  # a file or a pipe has no width of its own
+    for title, headers, rows, notes in tables:
+        table = Table(title=title, title_justify="left")
+        for header in headers:
+            table.add_column(header, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        for note in notes:
+            console.print(note, highlight=False, markup=False)
