@@ -142,6 +142,11 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
             f"method=flexir trains the branches of backbone=flexir, backbone={choices['backbone']} has none: "
             f"use method=restoration"
         )
+    if choices["method"] == "flexir" and cfg.data.get("queries") is not None:
+        raise UserError(
+            f"method=flexir restores whole patches, data.queries={cfg.data.queries} samples pixels of them: use "
+            f"task=sr task.scale=2, or a task of patches (denoise_color, car, realsr)"
+        )
     starts = cfg.ckpt or cfg.method.get("pretraining", 0) or cfg.method.get("distillation") == "none"
     if cfg.mode == "fit" and choices["method"] == "flexir" and not (starts or cfg.method.get("teacher")):
         raise UserError(
@@ -152,6 +157,11 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
         raise UserError(
             f"method=tadt routes the branches of backbone=tadt, backbone={choices['backbone']} has none: "
             f"use method=assr"
+        )
+    if choices["method"] == "anysr" and not cfg.backbone._target_.endswith(".AnySR"):
+        raise UserError(
+            f"method=anysr trains the subnets of an AnySR network, backbone={choices['backbone']} has none: use "
+            f"backbone=anysr_edsr (or anysr_rdn), or method=assr"
         )
     if choices["method"] == "acla_search" and not (cfg.backbone.get("searched") and cfg.data.get("halves")):
         raise UserError(
@@ -171,6 +181,11 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
         raise UserError(
             "method=tadt starts from a trained Baseline: train +experiment=baseline_liif (or _metasr, _lte), "
             "then give its last.ckpt as ckpt=PATH, or set method.dense_fraction=0.5 to do both in one run"
+        )
+    if cfg.mode == "fit" and choices["method"] == "anysr" and not (cfg.ckpt or cfg.method.get("pretraining", 0)):
+        raise UserError(
+            "method=anysr starts from a trained network: train what is inside (for anysr_edsr: backbone=edsr_baseline "
+            "method=assr), then give its last.ckpt as ckpt=PATH, or set method.pretraining=0.4 to do both in one run"
         )
 
 

@@ -10,7 +10,7 @@ from dynres.data.base import ImageData, check_whole
 from dynres.data.evaluation import EvalImages, Scale
 from dynres.data.pairs import Draw, DrawnBatch, PairRecipe, gathered, query_batch
 from dynres.data.resize import KINDS, Kind
-from dynres.data.stream import TrainingPairs
+from dynres.data.stream import MovingScale, TrainingPairs
 from dynres.errors import UserError
 from dynres.metrics import SR_PROTOCOLS
 
@@ -29,6 +29,8 @@ class SuperResolutionData(ImageData[Draw]):
         test: see ImageData.
         protocol: "div2k" or "benchmark" for every test set; None lets each set's layout decide.
         scales: (low, high) of the training scales, s ~ U(low, high) per sample.
+        scale_step: None, or by how much the scale, then one for all samples of a batch, grows from batch to batch
+            (`MovingScale`); in (0, high - low].
         lr_size: side in pixels of the low-resolution patch.
         queries: sampled pixels per patch, at most round(lr_size * low)^2; None for all, where low = high.
         aligned: sample one square block of neighbouring pixels, not scattered ones; `queries` is a square then.
@@ -63,6 +65,7 @@ class SuperResolutionData(ImageData[Draw]):
         test: str | Sequence[str] | None = None,
         protocol: str | None = None,
         scales: Sequence[float] = (1.0, 4.0),
+        scale_step: float | None = None,
         lr_size: int = 48,
         queries: int | None = 2304,
         aligned: bool = False,
@@ -87,7 +90,7 @@ class SuperResolutionData(ImageData[Draw]):
             source, root, test, repeat, halves, fraction, reduce, small, batch_size, val_images, val_crop,
             test_images, workers, cache, seed,
         )  # fmt: skip
-        self.protocol = protocol
+        self.protocol, self.scale_step = protocol, scale_step
         self.recipe = PairRecipe(_range(scales), lr_size, queries, aligned, downsampling)
         self.val_scales = _pairs("val_scales", val_scales)
         self.test_scales, self.test_downsampling = _pairs("test_scales", test_scales), test_downsampling
@@ -106,7 +109,10 @@ class SuperResolutionData(ImageData[Draw]):
         return query_batch(batch, self.recipe) if isinstance(batch, DrawnBatch) else batch
 
     def _samples(self) -> TrainingPairs:
-        return TrainingPairs(self._training_pixels(), self.recipe, self.repeat, self.seed, self.parts)
+        moving = None
+        if self.scale_step is not None:
+            moving = MovingScale(self.recipe.scales, self.scale_step, self.batch_size, self.seed)
+        return TrainingPairs(self._training_pixels(), self.recipe, self.repeat, self.seed, self.parts, moving)
 
     def _smallest(self) -> tuple[int, str]:
         return self.recipe.largest_crop, "crop"
@@ -131,6 +137,7 @@ class SuperResolutionData(ImageData[Draw]):
                 raise UserError(f"data.{name} must be one of {', '.join(KINDS)}, got {kind!r}")
         if self.protocol is not None and self.protocol not in SR_PROTOCOLS:
             raise UserError(f"data.protocol must be one of {', '.join(SR_PROTOCOLS)}, or null, got {self.protocol!r}")
+        _check_step(self.scale_step, recipe.scales)
         check_whole("lr_size", recipe.lr_size, 1)
         check_whole("queries", recipe.queries, 1)
         if recipe.queries is None:
@@ -160,6 +167,22 @@ def _range(scales: Sequence[float]) -> Scale:
     if low > high:
         raise UserError(f"data.scales must be [low, high] with low <= high, got {list(scales)}")
     return low, high
+
+
+def _check_step(step: object, scales: Scale) -> None:
+    low, high = scales
+    if step is None:
+        return
+    if low == high:
+        raise UserError(
+            f"data.scale_step={step} moves the scale along data.scales, and {list(scales)} is one scale: set it to "
+            f"null, or use task=assr"
+        )
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= high - low:
+        raise UserError(
+            f"data.scale_step must be null, or above 0 and at most the {high - low:g} of data.scales={list(scales)}, "
+            f"got {step}"
+        )
 
 
 def _pairs(name: str, scales: float | Sequence[float | Sequence[float]]) -> list[Scale]:

@@ -3,6 +3,8 @@
 Batch b of the run holds samples b * global_batch ... (b + 1) * global_batch - 1, of which each rank takes a contiguous
 share. Epoch and position are divmod(n, images * repeat); a run that resumes after b batches goes on at batch b.
 
+The scale of a sample may be its batch's (`MovingScale`), a function of (seed, n div global_batch).
+
 The images may be dealt into parts (two halves, for architecture search): sample n is then of part n mod parts, the
 n // parts-th sample of that part, and a share holds its samples of the first part first.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,8 @@ from dynres.data.pairs import Draw, PairRecipe, draw, generator
 from dynres.data.patches import Patch, draw_patch
 
 Sample = TypeVar("Sample", covariant=True)
+
+SCALE_EPOCH = 500  # batches after which AnySR's authors draw the scale anew: one of their 500 epochs
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -44,22 +48,61 @@ class TrainingSamples(Dataset[Sample]):
         epoch = epoch * self.parts + part  # no two parts share one
         item = int(_order(self.seed, epoch, len(images) * self.repeat)[position])
         random = generator(self.seed, 1, epoch, item)
-        return self.draw(images[item % len(images)], random)
+        return self.draw(n, images[item % len(images)], random)
 
     @abstractmethod
-    def draw(self, index: int, random: np.random.Generator) -> Sample:
-        """A sample of image number `index`."""
+    def draw(self, n: int, index: int, random: np.random.Generator) -> Sample:
+        """Sample n, of image number `index`."""
+
+
+@dataclass(frozen=True)
+class MovingScale:
+    """One scale for all samples of a batch, so that all of them run one subnet (AnySR, the authors' code).
+
+    Every 500 batches it starts from U(low, high); from batch to batch it grows by the step, and beyond `high` it falls
+    by high - low.
+
+    Attributes:
+        scales: (low, high), low < high.
+        step: in (0, high - low].
+        batch_size: samples of a batch, over all processes.
+        seed: of the run.
+    """
+
+    scales: tuple[float, float]
+    step: float
+    batch_size: int
+    seed: int
+
+    def of(self, n: int) -> float:
+        """The scale of sample n of the run, in [low, high]."""
+        low, high = self.scales
+        epoch, moves = divmod(n // self.batch_size, SCALE_EPOCH)
+        start = float(generator(self.seed, 4, epoch).uniform(low, high))
+        return max(low, high - (high - start - moves * self.step) % (high - low))
 
 
 class TrainingPairs(TrainingSamples[Draw]):
-    """Pairs for super-resolution."""
+    """Pairs for super-resolution; `moving` in place of the recipe's scales, or None for a scale for each sample."""
 
-    def __init__(self, pixels: PixelCache, recipe: PairRecipe, repeat: int, seed: int, parts: int = 1) -> None:
+    def __init__(
+        self,
+        pixels: PixelCache,
+        recipe: PairRecipe,
+        repeat: int,
+        seed: int,
+        parts: int = 1,
+        moving: MovingScale | None = None,
+    ) -> None:
         super().__init__(pixels, repeat, seed, parts)
-        self.recipe = recipe
+        self.recipe, self.moving = recipe, moving
 
-    def draw(self, index: int, random: np.random.Generator) -> Draw:
-        return draw(self.pixels[index], self.recipe, random)
+    def draw(self, n: int, index: int, random: np.random.Generator) -> Draw:
+        recipe = self.recipe
+        if self.moving is not None:
+            scale = self.moving.of(n)
+            recipe = replace(recipe, scales=(scale, scale))
+        return draw(self.pixels[index], recipe, random)
 
 
 class TrainingPatches(TrainingSamples[Patch]):
@@ -72,7 +115,7 @@ class TrainingPatches(TrainingSamples[Patch]):
         self.side, self.degradation = side, degradation
         self.gray = [is_gray(path) for path, _, _ in pixels.sizes()]
 
-    def draw(self, index: int, random: np.random.Generator) -> Patch:
+    def draw(self, n: int, index: int, random: np.random.Generator) -> Patch:
         return draw_patch(self.pixels[index], self.gray[index], self.side, self.degradation, random)
 
 

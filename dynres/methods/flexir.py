@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dynres.backbones.flexir import FlexIR
 from dynres.backbones.swinir import SwinIR
-from dynres.contracts import PatchBatch, Task
+from dynres.contracts import PatchBatch, QueryBatch, Task
 from dynres.errors import UserError
 from dynres.interop.weights import load_pretrained
 from dynres.methods.base import Inference, RestorationTraining
@@ -82,7 +82,7 @@ class FlexIRTraining(RestorationTraining):
         UserError: on a teacher that cannot be read, or of another width.
     """
 
-    batches = "patches"
+    batches = "any"
 
     def __init__(
         self,
@@ -203,7 +203,9 @@ class FlexIRTraining(RestorationTraining):
         if self.teacher is not None:
             self.teacher.load_state_dict(self.restorer.state_dict())
 
-    def training_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: QueryBatch | PatchBatch, batch_idx: int) -> dict[str, Any]:
+        if isinstance(batch, QueryBatch):  # task=sr, which the paper does not have
+            batch = whole_patches(batch)
         target = self.restorer.seen(batch.target, 1)
         if self.global_step < self._pretraining_steps:
             prediction, _ = self.restorer(batch.image, Task(batch.scale, noise=batch.noise))
@@ -245,3 +247,19 @@ class FlexIRTraining(RestorationTraining):
                 score = self.scores[at.number - 1](at.features) if self.scores is not None else 1.0
                 imitated = (at.features * score - taught).abs().mean()
             yield at.number, restored, imitated
+
+
+def whole_patches(batch: QueryBatch) -> PatchBatch:
+    """The patches (B, 3, s h, s w) that all their pixels, row by row, make.
+
+    Raises:
+        UserError: pixels were sampled.
+    """
+    height, width = (round(side * float(batch.scale[0])) for side in batch.image.shape[-2:])
+    if batch.target.shape[1] != height * width:
+        raise UserError(
+            f"method=flexir restores whole patches of {height}x{width} pixels, and {batch.target.shape[1]} of them are "
+            f"sampled: set data.queries=null"
+        )
+    target = batch.target.mT.unflatten(2, (height, width))
+    return PatchBatch(batch.image, target, batch.scale, batch.seed, batch.noise)

@@ -20,10 +20,12 @@ PROFILES = sorted(path.stem for path in conf_dir().glob("profile/*.yaml"))
 # Millions of parameters: TADT, Table 2 for mstb and tadt; EDSR-baseline without its tail, as LIIF's repository has it;
 # FlexIR, Tables 3 and 4, with position tables and all six branches: colour, gray, with tails for real images x2.
 # ACLA by hand, without tails: trunk + sum of n_i (C^2 + C + 4 K (C + 1)) + C^2 + C; 83.89 is the supernet.
+# AnySR as its authors' networks, gates included.
 PAPER = {
     "mstb": {9.17}, "tadt": {9.18}, "edsr_baseline": {1.22}, "identity": {0.0}, "flexir": {12.99, 12.95, 14.04},
     "acla_edsr": {39.92, 83.89}, "acla_rcan": {15.4}, "acla_edsr_denoise": {5.33}, "acla_edsr_car": {5.33},
-    "acla_edsr_demosaic": {5.33}, "swinir": {11.6}, "swinir_distilled": {0.9},
+    "acla_edsr_demosaic": {5.33}, "swinir": {11.6}, "swinir_distilled": {0.9}, "anysr_edsr": {1.5},
+    "anysr_rdn": {23.09},
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class Choices(TrainingSamples[tuple[int, int]]):
     def __init__(self, images: int, repeat: int, seed: int = 0, parts: int = 2) -> None:
         super().__init__(range(images), repeat, seed, parts)  # type: ignore[arg-type]  # only its length is looked at
 
-    def draw(self, index: int, random: np.random.Generator) -> tuple[int, int]:
+    def draw(self, n: int, index: int, random: np.random.Generator) -> tuple[int, int]:
         return index, int(random.integers(2**62))
 
 
