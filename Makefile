@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench reproduce-tables clean
+.PHONY: help setup demo pareto test lint bench reproduce-tables clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ setup: $(READY) ## make the environment in .venv, with everything the other comm
 
 demo: $(READY) ## train a small TADT + LIIF on bundled photographs, test it, draw it (minutes on 2 CPU cores)
 	$(RUN) -m dynres.run +experiment=tadt_liif $(ARGS)
+
+pareto: $(READY) ## train all five methods small and draw them as PSNR against MACs (under half an hour on 2 CPU cores)
+	$(RUN) -m dynres.pareto $(ARGS)
 
 # Two workers: each loads torch, and every test uses one thread.
 test: $(READY) ## run the tests (no network needed; DYNRES_DATA=/path/to/data adds those on real image sets)
