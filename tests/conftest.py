@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+# One thread everywhere: the workers share the cores, and sums come out the same with one worker as with many.
+# The few tests of two threads let a thread that waits give its core away; OpenMP reads that when torch is imported.
+# The variables also reach the commands that tests start.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", WANDB_MODE="disabled", MPLBACKEND="Agg")
+
 import dynres  # isort: skip  # before anything imports Lightning, torchmetrics or timm (dynres.torchvision_guard)
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +22,6 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
-# One thread everywhere: the workers share the cores, and sums come out the same with one worker as with many.
-# The variables also reach the commands that tests start.
-os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="disabled", MPLBACKEND="Agg")
 torch.set_num_threads(1)
 
 

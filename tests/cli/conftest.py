@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 
 from dynres import run
@@ -39,9 +40,14 @@ class Ended(NamedTuple):
 
 
 def typed(*arguments: str, main: Callable[[], None] = run.main) -> Ended:
-    """What `python -m dynres.run ARGUMENTS` does, without the seconds that a new process costs."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    """What `python -m dynres.run ARGUMENTS` does, without the seconds that a new process and large pictures cost."""
+    out, err, code, save = io.StringIO(), io.StringIO(), 0, Figure.savefig
+
+    def save_small(self: Figure, *given: Any, **options: Any) -> None:
+        save(self, *given, **options | {"dpi": 40})  # all is drawn and written, on a tenth of the pixels
+
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(Figure, "savefig", save_small)
         patch.setattr(sys, "argv", ["dynres", *arguments])
         patch.setenv("HYDRA_FULL_ERROR", "1")  # main sets it: taken back with the patch
         try:

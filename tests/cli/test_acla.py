@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import torch
 
 from dynres.export.__main__ import main as export_command
 
-from .conftest import Ended, start, typed, wait
+from .conftest import Ended, killed_and_resumed, typed
 
 TINY = ["profile=smoke", "data=folder", "data.val_crop=48"]
 SEARCH = ["+experiment=acla_search", *TINY, "data.lr_size=12"]
@@ -77,21 +75,10 @@ def test_keys_are_drawn_in_bfloat16(photos: Path, here: Path) -> None:
     assert ended.code == 0 and list((ended.folder / "keys").glob("*.png")), ended.err
 
 
-def test_a_killed_search_resumes_as_if_it_had_not(photos: Path, here: Path) -> None:
-    command = [*SEARCH, f"data.root={photos}", "trainer.max_steps=24", "trainer.val_check_interval=12"]
-    whole = typed(*command, f"out={here}/whole")
-    assert whole.code == 0, whole.err
-    folder = here / "killed" / "acla_search" / whole.folder.name
-    process = start([*command, f"out={here}/killed"], here)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    wait(process)
-    assert not (folder / "summary.json").exists(), "the search ended before it could be killed"
-    resumed = typed(*command, f"out={here}/killed", "resume=auto")
+def test_a_killed_search_resumes_as_if_it_had_not(searched: Ended, photos: Path, here: Path) -> None:
+    resumed = killed_and_resumed(4, [*SEARCH, f"data.root={photos}", f"out={here}/killed"])
     assert resumed.code == 0 and "continuing from last.ckpt" in resumed.out, resumed.err
-    one, other = (json.loads((each / "positions.json").read_text()) for each in (folder, whole.folder))
+    one, other = (json.loads((ended.folder / "positions.json").read_text()) for ended in (resumed, searched))
     assert one == other
 
 

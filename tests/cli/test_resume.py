@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import csv
 import errno
+import multiprocessing
+import os
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from dynres import checkpoint_io
+from dynres.callbacks.checkpoints import Checkpoints
 from dynres.files import atomic_file
 
 from .conftest import Ended, start, typed, wait
 
-LONG = ["trainer.max_steps=40", "trainer.val_check_interval=20", "callbacks.checkpoints.every=2"]
+LONG = ["trainer.max_steps=20", "trainer.val_check_interval=10", "callbacks.checkpoints.every=2"]
+
+Stop = Callable[[signal.Signals, list[str], Path, Path], Ended]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -46,24 +53,57 @@ def uninterrupted(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     return ended
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def stopped_in_a_shell(number: signal.Signals, command: list[str], here: Path, last: Path) -> Ended:
+    """A command typed in `here`, that gets a signal as soon as it has written last.ckpt."""
+    process = start(command, here)
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    return wait(process)
+
+
+def stopped_at_once(number: signal.Signals, command: list[str], here: Path, last: Path) -> Ended:
+    """The same, without the seconds that a new process takes to import everything; here it sends itself the signal."""
+    save = Checkpoints._save_last
+
+    def save_and_send(self: Checkpoints, trainer: Trainer) -> None:
+        save(self, trainer)
+        os.kill(os.getpid(), number)
+
+    def child() -> None:
+        Checkpoints._save_last = save_and_send
+        ended = typed(*command)
+        (here / "err").write_text(ended.err)
+        sys.exit(ended.code)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(120)
+    assert last.exists() and process.exitcode is not None
+    return Ended(process.exitcode, "", "" if number is signal.SIGKILL else (here / "err").read_text())
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "stopped_by"),
+    [
+        (signal.SIGKILL, -9, stopped_at_once),
+        (signal.SIGTERM, 143, stopped_in_a_shell),
+        (signal.SIGINT, 130, stopped_at_once),
+    ],
+)
 def test_a_stopped_run_ends_like_an_uninterrupted_one(
-    number: signal.Signals, code: int, here: Path, tiny: list[str], uninterrupted: Ended
+    number: signal.Signals, code: int, stopped_by: Stop, here: Path, tiny: list[str], uninterrupted: Ended
 ) -> None:
     command = ["+experiment=tadt_liif", *tiny, *LONG]
     folder = here / "runs" / "tadt_liif" / uninterrupted.folder.name
-    process = start(command, here)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    stopped = wait(process)
+    stopped = stopped_by(number, command, here, folder / "checkpoints" / "last.ckpt")
     assert stopped.code == code, stopped.err
     assert "Traceback" not in stopped.err, stopped.err
     if number is not signal.SIGKILL:
         assert "resume=auto" in stopped.err
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < step < 40 and not (folder / "summary.json").exists(), f"stopped at step {step}"
+    assert 0 < step < 20 and not (folder / "summary.json").exists(), f"stopped at step {step}"
 
     resumed = typed(*command, "resume=auto")
     assert resumed.code == 0, resumed.err
