@@ -17,11 +17,13 @@ from .test_experiments import composed
 
 ANY_SCALE = ("liif", "metasr", "lte", "lte_fast", "srno")
 ONE_SCALE = ("pixelshuffle", "pixelshuffle_direct", "nearest_conv")
-# Networks with a head of their own; every other backbone extracts features for all of the above, and for same_size.
+# Networks with heads of their own; every other backbone extracts features for all of the above, and for same_size.
 OWN_HEAD = {
     "identity": ("bicubic",), "arbrcan": ("arbsr",), "ffdnet": ("as_image",), "flexir": ("as_image",),
     "dncnn": ("same_size",), "drunet": ("same_size",), "ircnn": ("same_size",), "srcnn": ("same_size",),
     "vdsr": ("same_size",),
+    # of arbitrary scale; what is inside meets every head by its own name
+    "anysr_edsr": (*ANY_SCALE, "arbsr"), "anysr_rdn": ("srno",), "anysr_rcan": ("srno",), "anysr_mstb": ("srno",),
 }  # fmt: skip
 BACKBONES = sorted(path.stem for path in (conf_dir() / "backbone").glob("*.yaml"))
 UPSAMPLERS = sorted(path.stem for path in (conf_dir() / "upsampler").glob("*.yaml"))
@@ -39,7 +41,8 @@ def overrides(backbone: str, upsampler: str) -> list[str]:
     if backbone == "flexir":
         return ["backbone=flexir", "upsampler=as_image", "method=flexir", "task=denoise_color"]
     method = "tadt" if backbone == "tadt" else "assr"
-    task = "assr" if upsampler in (*ANY_SCALE, "bicubic") else "sr"
+    arbitrary = upsampler in (*ANY_SCALE, "bicubic") or backbone.startswith("anysr")
+    task = "assr" if arbitrary else "sr"
     return [f"backbone={backbone}", f"upsampler={upsampler}", f"method={method}", f"task={task}"]
 
 
