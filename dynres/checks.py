@@ -109,6 +109,8 @@ def _options(cfg: DictConfig) -> None:
     check_options(cfg.data, "data")
     check_options(cfg.method, "method", ("restorer", "inference"))
     for name, node in (cfg.callbacks or {}).items():
+        if node is None:
+            raise UserError(f"callbacks.{name} is null: to leave it out, say ~callbacks.{name}")
         check_options(node, f"callbacks.{name}")
     known = set(inspect.signature(Trainer).parameters)
     for group in ("trainer", "strategy"):
@@ -185,7 +187,7 @@ def _pairs(cfg: DictConfig, choices: dict[str, str]) -> None:
     if cfg.mode == "fit" and choices["method"] == "anysr" and not (cfg.ckpt or cfg.method.get("pretraining", 0)):
         raise UserError(
             "method=anysr starts from a trained network: train what is inside (for anysr_edsr: backbone=edsr_baseline "
-            "method=assr), then give its last.ckpt as ckpt=PATH, or set method.pretraining=0.4 to do both in one run"
+            "method=assr), then give its last.ckpt as ckpt=PATH, or set method.pretraining=0.3 to do both in one run"
         )
 
 

@@ -119,7 +119,7 @@ def build_method(cfg: DictConfig) -> RestorationTraining:
     network = network_description(cfg)
     restorer = build_restorer(network)
     if cfg.ckpt is not None:
-        load_weights(restorer, Path(cfg.ckpt))
+        load_weights(restorer, Path(cfg.ckpt), start=cfg.mode == "fit")
     inference = Inference(**plain(cfg.inference))
     try:
         if isinstance(inference.tile, int):

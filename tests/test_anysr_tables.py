@@ -134,7 +134,7 @@ def test_a_run_with_enhancement_and_one_without_make_a_table(tmp_path: Path, mon
     finish(tmp_path / "new", 31.0, age=2)
     finish(tmp_path / "without", 30.5, "backbone.enhanced=false", age=3)
     text = written(tmp_path, monkeypatch)
-    assert text.count("## Table 2: anysr_edsr_liif, profile demo, seed 0: demo") == 1
+    assert text.count("## Table 2: anysr_edsr_liif under LIIF, profile demo, seed 0: demo") == 1
     assert cells(text, "bicubic")[1:] == ["30.00"] * 3
     assert cells(text, "†")[1:] == ["31.00", "31.10", "31.30"]
     assert cells(text, "‡")[1:] == ["31.30", "31.30", "31.30"]
@@ -166,11 +166,25 @@ def test_runs_that_differ_in_more_are_apart(tmp_path: Path, monkeypatch: pytest.
     assert text.count("| † gains by enhancement | - | - | - |") == 2
 
 
+def test_tests_of_two_files_are_apart_and_what_a_file_does_not_say_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network=ckpt describes a file of the authors."""
+    for name, psnr in (("one", 31.0), ("other", 32.0)):
+        cfg = composed("mode=test", f"ckpt={name}.pth").copy()
+        OmegaConf.set_struct(cfg, False)
+        del cfg.backbone["enhanced"]
+        finish(tmp_path / name, psnr, cfg=cfg)
+    text = written(tmp_path, monkeypatch)
+    assert cells(text, "†")[1:] == ["31.00", "31.10", "31.30"]
+    assert "seed 0, one.pth: demo" in text and "seed 0, other.pth: demo" in text
+
+
 def test_a_run_of_paper_size_takes_its_system_from_the_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = published_config(PUBLISHED["table2"]["systems"]["RDN + SRNO"])
     finish(tmp_path / "run", 33.0, cfg=cfg, dataset="Set5", experiment="anysr_rdn_srno")
     text = written(tmp_path, monkeypatch)
-    assert "## Table 2: anysr_rdn_srno, profile paper, seed 0: Set5" in text
+    assert "## Table 2: anysr_rdn_srno under SRNO, profile paper, seed 0: Set5" in text
     assert "| EDSR-baseline + SRNO | Set14 |" in text and "| RDN + SRNO |" not in text
 
 

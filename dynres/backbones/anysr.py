@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dynres.backbones.base import Backbone, axes_of
 from dynres.contracts import Cost, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
+from dynres.layers.channels import InnerChannels, SlimPart
 from dynres.layers.residual import ATTENTION_HALO
 from dynres.layers.slimmable import Subnet, slim
 
@@ -63,8 +64,9 @@ class AnySR(Backbone):
     stands behind the first of the two convolutions, before the fusion of a dense block, and, in transformers, behind
     the convolution that ends a group of blocks: their MLPs see tokens and no image.
 
-    Routing unit k is what width k + 1 adds to width k: the subnets are the decisions 000, 100, 110 and 111, and the
-    smallest one is `Cost.fixed`.
+    Subnets are numbered by `step` from 0, the narrowest, one for each of `widths`; a scale belongs to a group, and so
+    to a step, by the tenths at which groups end. Routing unit k is what step k + 1 adds to step k: the subnets are the
+    decisions 000, 100, 110 and 111, and the smallest one is `Cost.fixed`.
 
     Args:
         network: a network that decides nothing itself; it is slimmed in place and keeps the names of its weights.
@@ -93,26 +95,32 @@ class AnySR(Backbone):
         mean_shift: bool = False,
     ) -> None:
         super().__init__()
+        _check_numbers(widths=widths, scale_groups=scale_groups)
+        if not isinstance(network, Backbone):
+            raise ValueError(f"AnySR needs a network inside, such as edsr_baseline's, got {network}")
         rising = list(pairwise(widths))
         if not rising or widths[0] <= 0 or widths[-1] != 1 or any(a >= b for a, b in rising):
             raise ValueError(f"AnySR needs two widths or more that rise from above 0 to 1, got {list(widths)}")
-        if len(scale_groups) != len(rising) or any(a >= b for a, b in pairwise([1.0, *scale_groups])):
+        tenths = [round(10 * end) for end in scale_groups]
+        exact = all(abs(10 * end - whole) < ON_GRID for end, whole in zip(scale_groups, tenths, strict=True))
+        if len(tenths) != len(rising) or not exact or any(a >= b for a, b in pairwise([10, *tenths])):
             raise ValueError(
-                f"AnySR needs scale_groups above 1 that rise, one fewer than its {len(widths)} widths, "
+                f"AnySR needs scale_groups above 1 that rise by tenths, one fewer than its {len(widths)} widths, "
                 f"got {list(scale_groups)}"
             )
         if rule not in get_args(Rule):
             raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
         parts, name = network.slim_parts(), type(network).__name__
-        if network.regional or hasattr(network, "units") or not any(part.narrow for part in parts):
-            why = "decides by itself what runs" if hasattr(network, "units") else "has no such residual blocks or MLPs"
+        decides = network.regional or hasattr(network, "units")
+        if decides or not any(part.narrow for part in parts):
+            why = "decides by itself what runs" if decides else "has no such residual blocks or MLPs"
             raise ValueError(f"AnySR cannot slim {name}: it {why}; take edsr_baseline, edsr, rdn, rcan, swinir or mstb")
         self.subnet = Subnet()
         for part in parts:
             slim(part, widths, self.subnet, enhanced)
         self.widths, self.rule = list(widths), rule
         self.units = tuple(f"width {width:g}" for width in widths[1:])
-        self.ends = [round(10 * end) for end in scale_groups]  # tenths
+        self.ends = tenths
         self.sub_mean = MeanShift() if mean_shift else nn.Identity()
         self.network = network
         self.out_channels, self.image_channels, self.scale = network.out_channels, network.image_channels, network.scale
@@ -170,6 +178,14 @@ class AnySR(Backbone):
         cost = self.cost(height, width)
         return [macs / cost.full for macs in accumulate(cost.units, initial=cost.fixed)]
 
+    def slim_parts(self) -> list[SlimPart]:
+        """None: it is slimmed already."""
+        return []
+
+    def inner_channels(self) -> list[InnerChannels]:
+        """None: pruning would cut what its subnets share."""
+        return []
+
     def _steps(self, image: Tensor, task: Task) -> list[int]:
         """Which subnet each sample runs, from 0; a budget below the smallest runs the smallest."""
         if task.budget is None:
@@ -197,6 +213,14 @@ class AnySR(Backbone):
         tenths = 10 * told.amax(dim=1, keepdim=True)
         odd = (tenths.round().remainder(2) == 1) & ((tenths - tenths.round()).abs() < ON_GRID)
         return torch.where(odd, -told, told).to(image.dtype)
+
+
+def _check_numbers(**options: Any) -> None:
+    """Refuse what is no list of numbers, with a ValueError."""
+    for name, values in options.items():
+        listed = isinstance(values, Sequence) and not isinstance(values, str)
+        if not listed or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+            raise ValueError(f"{name} must be a list of numbers, such as [0.5, 1.0], got {values}")
 
 
 def _of(task: Task, rows: list[int]) -> Task:

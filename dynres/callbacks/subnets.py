@@ -55,8 +55,8 @@ class Subnets(WaysWatcher):
     """
 
     def names(self, module: LightningModule) -> Sequence[str]:
-        widths = getattr(restorer_of(module).backbone, "widths", ())
-        return [*(f"{width:g}" for width in widths), BY_SCALE] if widths else []
+        backbone = restorer_of(module).backbone
+        return [*(f"{width:g}" for width in backbone.widths), BY_SCALE] if hasattr(backbone, "shares") else []
 
     def watch(self, trainer: Trainer, evaluation: Evaluation, item: Record) -> None:
         if not self.ways:
@@ -66,7 +66,8 @@ class Subnets(WaysWatcher):
         if inference.budget is not None:  # which decided instead of the scale
             by_scale = module.evaluate(sample, inference._replace(budget=None))
         found = {_step(each): each for each in (by_scale, evaluation)}
-        for step, (way, budget) in enumerate(zip(self.ways, _shares(module, sample), strict=False)):
+        *widths, _by_scale = self.ways
+        for step, (way, budget) in enumerate(zip(widths, _shares(module, sample), strict=True)):
             if step not in found:
                 with warnings.catch_warnings():  # tiles overlap: nobody asked for this budget but to choose a subnet
                     warnings.filterwarnings("ignore", "a budget of")

@@ -15,7 +15,7 @@ from dynres.backbones.anysr import AnySR
 from dynres.backbones.flexir import FlexIR
 from dynres.checkpoint_io import load_plain, restorer_weights
 from dynres.errors import UserError
-from dynres.interop.anysr import from_plain, is_plain
+from dynres.interop.anysr import check_subnets, from_plain, is_plain
 from dynres.interop.families import FAMILIES, HEADS
 from dynres.interop.family import Description
 from dynres.interop.flexir import calibration_of, check_skip, from_swinir, is_swinir
@@ -58,16 +58,27 @@ def load_pretrained(path: Path | str, family: str | None = None, part: str | Non
     return restorer.eval()
 
 
-def load_weights(restorer: Restorer, path: Path) -> None:
+def load_weights(restorer: Restorer, path: Path, start: bool = True) -> None:
     """Fill a built network from anything that `load_pretrained` reads.
 
     A Baseline fills a TADT and leaves its controller as it is. A SwinIR fills a FlexIR, each branch with a copy of its
     tail. A plain network fills an AnySR around the same and leaves its gates as they are.
 
+    Args:
+        start: they will be trained on; else a plain network, whose subnets are untrained, does not fill an AnySR.
+
     Raises:
         UserError: unreadable file, or weights of another architecture; the message names both.
     """
-    _fill(restorer, read_content(path), path)
+    content = read_content(path)
+    if isinstance(restorer.backbone, AnySR):
+        if is_plain(content.network) and not start:
+            raise UserError(
+                f"checkpoint {path} holds {describe(content.network)}, a start for AnySR whose gates and subnets are "
+                f"not trained: train it (mode=fit), or take the file's own network (network=ckpt)"
+            )
+        check_subnets(content.network, restorer.backbone, path)
+    _fill(restorer, content, path)
 
 
 def read_content(path: Path, family: str | None = None, part: str | None = None) -> Content:

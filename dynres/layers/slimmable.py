@@ -20,6 +20,9 @@ GROUP = 16  # channels after which the scale pair is inserted
 class Subnet:
     """What a network's slimmed layers run at the moment; its owner sets it before each pass.
 
+    The layers are deep inside networks that know nothing of subnets, so that it cannot be an argument. It means nothing
+    between passes.
+
     Attributes:
         step: number of the width, from 0.
         code: (B, 2) what the gates are told.
@@ -34,7 +37,8 @@ class _Slim:
 
     Attributes:
         widths: outputs of each subnet; None for all.
-        tail: of each subnet, how many of the last inputs pass the gate; None: the outputs do.
+        tail: of each subnet, how many of the last inputs pass the gate (of the fusion of a dense block: what its narrow
+            convolutions make together, though others stand between them); None: the outputs do.
     """
 
     subnet: Subnet
@@ -76,11 +80,14 @@ def slim(part: SlimPart, widths: Sequence[float], subnet: Subnet, enhanced: bool
         enhanced: whether to add the gate.
 
     Raises:
-        ValueError: a width that leaves no channel.
+        ValueError: a width that leaves no channel, or a convolution with strides, groups or another padding.
     """
+    for layer in (*part.narrow, *part.readers):
+        if isinstance(layer, nn.Conv2d) and not _simple(layer):
+            raise ValueError(f"only convolutions of stride 1, one group and zero padding can be slimmed, got {layer}")
     kept = [[int(_outputs(layer) * width) for width in widths] for layer in part.narrow]
     if any(each[0] < 1 for each in kept):
-        raise ValueError(f"no channel is left at widths={list(widths)} of {min(map(_outputs, part.narrow))}")
+        raise ValueError(f"no channel is left at width {widths[0]:g} of {min(map(_outputs, part.narrow))}: widen it")
     for layer in {*part.narrow, *part.readers, *([part.gated] if part.gated is not None else [])}:
         layer.__class__ = SlimConv2d if isinstance(layer, nn.Conv2d) else SlimLinear
         assert isinstance(layer, _Slim)
@@ -105,6 +112,11 @@ def cut_to_subnet(layer: SlimConv2d | SlimLinear, inputs: int) -> None:
         layer.gate.cut(len(weight) if layer.tail is None else layer.tail[layer.subnet.step])
 
 
+def _simple(conv: nn.Conv2d) -> bool:
+    spread = {*conv.stride, *conv.dilation, conv.groups}
+    return spread == {1} and conv.padding_mode == "zeros"
+
+
 def _outputs(layer: nn.Conv2d | nn.Linear) -> int:
     return layer.weight.shape[0]
 
@@ -125,7 +137,7 @@ def _told(channels: int) -> int:
 class FeatureInterweaving(nn.Module):
     """x times a weight in (0, 1) a channel, from the channels' means and the scale (AnySR, Fig. 3).
 
-    It begins as the authors': Kaiming's normal distribution times 0.1, biases 0.
+    It begins as in the authors' EDSR: Kaiming's normal distribution times 0.1, biases 0.
 
     Args:
         channels: C at full width. Below 16 no scale is inserted, and channel attention is left.

@@ -34,7 +34,7 @@ class AnySrTraining(RestorationTraining):
 
     Two things are what the authors' code says and not what it does. Its configuration has the warm-up, which its
     schedule leaves out where milestones are given as well: learning_rate=1e-5 warmup=0 is what then runs. And its
-    training draws no random width unless it is started with `--test_only 0`: full_share=0 is what then runs.
+    training script has no option by which the draw of a random width is reached: full_share=0 is what then runs.
 
     Args:
         restorer: its backbone is an AnySR.

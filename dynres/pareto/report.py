@@ -156,7 +156,7 @@ def _panel(axes: Axes, points: Sequence[Point], marks: Sequence[bool], cost: str
         mine = [one for one in points if one.system == title]
         style: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
         axes.plot(*at([one for one in mine if one.asked != "own"]), **style, linewidth=1.2, label=title)
-        own = [one for one in mine if one.asked == "own"]
+        own = [one for one in mine if one.asked.endswith("own")]
         axes.plot(*at(own), **style, linestyle="", markerfacecolor="white")
         if mine and mine[0].share < 0.995:
             place = (getattr(mine[0], cost) / 1e9, mine[0].psnr)

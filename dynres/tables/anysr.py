@@ -144,9 +144,12 @@ def pairs(runs: Path) -> list[Pair]:
             continue
         result, cfg = json.loads(summary.read_text(encoding="utf-8")), OmegaConf.load(config)
         about = [result["profile"], result["seed"], plain(cfg.method), plain(cfg.trainer).get("max_steps")]
-        name = f"{result['experiment']}, profile {result['profile']}, seed {result['seed']}"
-        pair = found.setdefault(json.dumps([identity(cfg), *about], sort_keys=True), Pair(name, identity(cfg)))
-        pair.found[bool(cfg.backbone.enhanced)] = read(file)
+        tested = None if cfg.mode == "fit" else cfg.ckpt
+        head = str(cfg.upsampler["_target_"]).rpartition(".")[2]
+        name = f"{result['experiment']} under {head}, profile {result['profile']}, seed {result['seed']}"
+        key = json.dumps([identity(cfg), *about, tested], sort_keys=True)
+        pair = found.setdefault(key, Pair(f"{name}, {tested}" if tested else name, identity(cfg)))
+        pair.found[bool(cfg.backbone.get("enhanced", True))] = read(file)
     return list(found.values())
 
 

@@ -408,6 +408,7 @@ def test_it_slims_any_network_of_residual_blocks_or_mlps() -> None:
         (lambda: DnCNN(8, 3), "AnySR cannot slim DnCNN: it has no such residual blocks or MLPs; take edsr_baseline"),
         (lambda: TADT(channels=16, groups=1), "AnySR cannot slim TADT: it decides by itself what runs"),
         (lambda: AnySR(EDSR(8, 1, 1.0)), "AnySR cannot slim AnySR: it decides by itself what runs"),
+        (lambda: None, "AnySR needs a network inside, such as edsr_baseline's, got None"),
     ],
 )
 def test_what_cannot_be_slimmed_is_refused(plain: Callable[[], Backbone], reason: str) -> None:
@@ -450,9 +451,12 @@ def test_the_mean_shift_is_a_convolution_of_one_pixel_and_keeps_the_memory_forma
         ({"widths": [0.5, 0.7, 0.8, 0.9]}, "to 1, got"),
         ({"widths": [0.0, 0.7, 0.8, 1.0]}, "from above 0"),
         ({"widths": [1.0], "scale_groups": []}, "two widths or more"),
-        ({"widths": [0.01, 0.7, 0.9, 1.0]}, r"no channel is left at widths=\[0\.01, 0\.7, 0\.9, 1\.0\] of 20"),
+        ({"widths": [0.01, 0.7, 0.9, 1.0]}, r"no channel is left at width 0\.01 of 20"),
         ({"scale_groups": [1.7, 2.5]}, r"one fewer than its 4 widths, got \[1\.7, 2\.5\]"),
-        ({"scale_groups": [1.7, 1.7, 3.0]}, "scale_groups above 1 that rise"),
+        ({"scale_groups": [1.7, 1.7, 3.0]}, "scale_groups above 1 that rise by tenths"),
+        ({"scale_groups": [1.7, 1.72, 3.0]}, "scale_groups above 1 that rise by tenths"),
+        ({"widths": 0.5}, r"widths must be a list of numbers, such as \[0\.5, 1\.0\], got 0\.5"),
+        ({"scale_groups": [1.7, "abc", 3.0]}, "scale_groups must be a list of numbers"),
         ({"rule": "nearest"}, "rule must be one of official, nearest_group, got 'nearest'"),
     ],
 )  # fmt: skip

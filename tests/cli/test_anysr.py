@@ -67,7 +67,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(step: int, whole: Ended, tin
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("method.pretraining=0", ("ckpt=PATH", "method.pretraining=0.4")),
+        ("method.pretraining=0", ("ckpt=PATH", "method.pretraining=0.3")),
         ("backbone=edsr_baseline", ("method=anysr", "backbone=edsr_baseline", "backbone=anysr_edsr")),
         ("data.scale_step=0", ("data.scale_step", "above 0", "got 0")),
         ("data.scale_step=4", ("at most the 3.1", "got 4")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dynres.backbones.rcan import RCAN
 from dynres.backbones.rdn import RDN
 from dynres.contracts import Task
 from dynres.errors import UserError
+from dynres.interop import __main__ as command
 from dynres.interop.families import anysr
 from dynres.interop.official import naming, recognise, to_official
 from dynres.interop.weights import load_pretrained, load_weights
@@ -97,7 +99,9 @@ def test_names_are_the_authors() -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_networks_that_they_do_not_have_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="AnySR has an authors' form only under upsampler=srno, not under Pixel"):
+    with pytest.raises(
+        ValueError, match="AnySR has an authors' form only under srno, liif, metasr or lte, not under Pixel"
+    ):
         naming(Restorer(network(name), PixelShuffle(8, 2)))
     for option in ("enhanced", "mean_shift"):
         with pytest.raises(ValueError, match=r"only with backbone\.enhanced=true backbone\.mean_shift=true"):
@@ -133,6 +137,42 @@ def test_a_start_of_another_size_or_network_is_refused(tmp_path: Path) -> None:
             UserError, match=r"start\.pth holds EDSR\(channels=8, blocks=3.*choose the matching backbone"
         ):
             load_weights(Restorer(AnySR(plain), SRNO(8, 8, 2)), tmp_path / "start.pth")
+
+
+@pytest.mark.parametrize(
+    "options", [{"rule": "nearest_group"}, {"widths": [0.2, 0.7, 0.8, 1.0]}, {"scale_groups": [1.2, 3, 3.9]}]
+)
+def test_what_names_do_not_hold_is_not_written_by_them(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file would be read back with the published widths, groups and rule."""
+    state = state_of("EDSR")
+    for key in state:  # gates that matter
+        state[key] = torch.randn(state[key].shape) * 0.2 if "fc" in key else state[key]
+    torch.save({"model": {"sd": state}}, tmp_path / "theirs.pth")
+    node = recognise(state) or {}
+    node["backbone"] = node["backbone"] | options
+    restorer = Restorer.from_description(node)
+    load_weights(restorer, tmp_path / "theirs.pth")
+    restorer.save_pretrained(tmp_path / "ours")
+    monkeypatch.setattr(sys, "argv", ["interop", str(tmp_path / "ours"), "--official", str(tmp_path / "out.pth")])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "would be read back as another network" in capsys.readouterr().err and not (tmp_path / "out.pth").exists()
+
+
+def test_a_plain_network_is_no_result(tmp_path: Path) -> None:
+    torch.save(to_official(Restorer(EDSR(8, 2, 1.0), SRNO(8, 8, 2))), tmp_path / "start.pth")
+    with pytest.raises(UserError, match="a start for AnySR whose gates and subnets are not trained"):
+        load_weights(Restorer(network("EDSR"), SRNO(8, 8, 2)), tmp_path / "start.pth", start=False)
+
+
+def test_other_widths_than_the_files_are_told(tmp_path: Path) -> None:
+    torch.save(state_of("EDSR"), tmp_path / "theirs.pth")
+    with pytest.warns(
+        UserWarning, match=r"trained for backbone\.widths=\[0\.5, 0\.7, 0\.9, 1\.0\], the conf.*\[0\.4, 0\.7"
+    ):
+        load_weights(Restorer(network("EDSR", widths=[0.4, 0.7, 0.9, 1.0]), SRNO(8, 8, 2)), tmp_path / "theirs.pth")
 
 
 def test_only_edsr_baseline_and_rdn_were_published() -> None:

@@ -51,7 +51,7 @@ def naming(restorer: Restorer) -> Naming:
     if not plain and not isinstance(network, RDN):
         raise ValueError("AnySR has an authors' form only of edsr_baseline and rdn")
     if not isinstance(restorer.upsampler, ImplicitUpsampler):
-        raise ValueError(f"AnySR has an authors' form only under upsampler=srno, not under {head}")
+        raise ValueError(f"AnySR has an authors' form only under srno, liif, metasr or lte, not under {head}")
     if not any(".gate." in key for key in backbone.state_dict()) or not isinstance(backbone.sub_mean, MeanShift):
         raise ValueError("AnySR has an authors' form only with backbone.enhanced=true backbone.mean_shift=true")
     back = {key: value for key, value in mean_shift().items() if key.startswith("add_mean.")}
