@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dynres.backbones.arbrcan import ScaleAwareConv
@@ -23,6 +22,7 @@ from dynres.backbones.han import LayerAttention
 from dynres.backbones.identity import Identity
 from dynres.backbones.san import SecondOrderAttention
 from dynres.backbones.tadt import TADT
+from dynres.build import compose_checked
 from dynres.contracts import Features, Task
 from dynres.cost import memory
 from dynres.errors import UserError
@@ -30,7 +30,7 @@ from dynres.layers import sparse_attention
 from dynres.layers.cross_layer import CrossLayerAttention
 from dynres.layers.pixels import Pixels
 from dynres.layers.sparse_attention import SparseAttention
-from dynres.nodes import make, plain
+from dynres.nodes import make
 from dynres.restorer import Restorer
 from dynres.tiles import fitting_tile, least_tile
 from dynres.upsamplers.arbsr import ArbSRUpsampler
@@ -43,32 +43,17 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 NAMES = sorted(file.stem for file in (CONF / "backbone").glob("*.yaml"))
 
 
-def loaded(file: Path) -> DictConfig:
-    """A file of conf/ with those of the same folder that it begins with."""
-    node = OmegaConf.load(file)
-    assert isinstance(node, DictConfig)
-    before = [
-        loaded(file.with_name(f"{name}.yaml"))
-        for name in node.pop("defaults", [])
-        if isinstance(name, str) and name != "_self_"
-    ]
-    merged = OmegaConf.merge(*before, node)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def published(name: str, **changes: Any) -> Backbone:
+def published(name: str, profile: str = "paper") -> Backbone:
     """A backbone of conf/backbone."""
-    node = OmegaConf.merge(loaded(CONF / "backbone" / f"{name}.yaml"), changes)
-    backbone: Backbone = make(plain(OmegaConf.create({"backbone": node}).backbone), "backbone")
+    cfg = compose_checked([f"backbone={name}", "upsampler=liif", "method=assr", f"profile={profile}"])
+    backbone: Backbone = make(cfg.backbone, "backbone")
     return backbone
 
 
 def smoke(name: str) -> Backbone:
     """The same at its smallest size, every weight of which matters."""
     torch.manual_seed(0)
-    small = CONF / "profile" / "backbone" / f"smoke_{name}.yaml"
-    backbone = published(name, **(plain(loaded(small).backbone) if small.exists() else {}))
+    backbone = published(name, "smoke")
     with torch.no_grad():
         for parameter in backbone.parameters():
             if not parameter.any():  # attention that begins as the identity

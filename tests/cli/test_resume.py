@@ -72,6 +72,7 @@ def stopped_at_once(number: signal.Signals, command: list[str], here: Path, last
         os.kill(os.getpid(), number)
 
     def child() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         Checkpoints._save_last = save_and_send
         ended = typed(*command)
         (here / "err").write_text(ended.err)
