@@ -6,12 +6,16 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 # Said elsewhere in the name, or no part of what the run is.
 _UNNAMED = {"experiment", "profile", "seed", "mode", "resume", "out", "ckpt", "sweep"}
 _LONGEST = 100
+
+# Options that may differ between a run and its continuation.
+_FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
 
 
 def register_resolvers() -> None:
@@ -24,14 +28,13 @@ def register_resolvers() -> None:
 
 def run_folder(out: str, choices: Mapping[str, str], overrides: Iterable[str], seed: int, resume: str | None) -> str:
     """OUT/EXPERIMENT/PROFILE-seedN-OVERRIDES[-K]: the newest unfinished one to resume, else the first that is free."""
-    name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
     mode = next((o.split("=", 1)[1] for o in overrides if o.startswith("mode=")), "fit")
     leaf = "-".join(
         part
         for part in (mode if mode != "fit" else "", str(choices["profile"]), f"seed{seed}", slug(overrides))
         if part
     )
-    base = Path(out) / str(name) / leaf
+    base = Path(out) / experiment_name(choices) / leaf
     taken = [base]
     while taken[-1].exists():
         taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
@@ -40,6 +43,29 @@ def run_folder(out: str, choices: Mapping[str, str], overrides: Iterable[str], s
             if unfinished(folder):
                 return str(folder)
     return str(taken[-1])
+
+
+def experiment_name(choices: Mapping[str, str]) -> str:
+    """The experiment chosen, or BACKBONE_UPSAMPLER."""
+    return str(choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}")
+
+
+def settings(cfg: Any, *free: str) -> dict[str, Any]:
+    """Dotted key -> value of a run's configuration, without what may change on resuming, nor the keys `free`."""
+    flat: dict[str, Any] = {}
+    left = {*_FREE_ON_RESUME, *free}
+
+    def walk(node: Any, path: str) -> None:
+        if path in left:
+            return
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            flat[path] = node
+
+    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    return flat
 
 
 def unfinished(folder: Path) -> bool:

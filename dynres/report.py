@@ -140,16 +140,16 @@ def summary(
         if len(protocols) > 1:
             raise UserError(f"{dataset} {label} mixes the protocols {', '.join(protocols)}: their mean says nothing")
         metrics.setdefault(dataset, {})[label] = {
-            "psnr": _mean([item.psnr for item in group]),
-            "psnr_plain": _mean([item.psnr_plain for item in group]),
+            "psnr": mean([item.psnr for item in group]),
+            "psnr_plain": mean([item.psnr_plain for item in group]),
             "plain": _one_name(item.plain for item in group),
-            "ssim": _mean([item.ssim for item in group]),
-            "psnr_b": _mean([item.psnr_b for item in group]),
+            "ssim": mean([item.ssim for item in group]),
+            "psnr_b": mean([item.psnr_b for item in group]),
             "protocol": protocols[0],
             "macs": fmean(item.macs for item in group),
             "milliseconds": fmean(item.ms for item in group),
-            "beta": _mean([item.beta for item in group]),
-            "active_fraction": _mean([item.active for item in group]),
+            "beta": mean([item.beta for item in group]),
+            "active_fraction": mean([item.active for item in group]),
             "macs_fraction": fmean(item.fraction for item in group),
         }
     result: Summary = {
@@ -160,7 +160,8 @@ def summary(
     return result
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
@@ -265,14 +266,15 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[
     lines = []
     for label, row in rows.items():
         plain, ours = _number(row, "psnr_plain"), _number(row, "psnr")
-        line = [label, _shown(plain, ".2f"), _shown(ours, ".2f"), _shown(gain(ours, plain), "+.2f")]
-        line += [_shown(row["ssim"], ".4f"), *[_shown(row["psnr_b"], ".2f")] * with_b, f"{row['macs'] / 1e9:.3f}"]
-        line += [f"{row['macs_fraction']:.1%}", _shown(row["beta"], ".3f"), _shown(row["active_fraction"], ".0%")]
+        line = [label, shown(plain, ".2f"), shown(ours, ".2f"), shown(gain(ours, plain), "+.2f")]
+        line += [shown(row["ssim"], ".4f"), *[shown(row["psnr_b"], ".2f")] * with_b, f"{row['macs'] / 1e9:.3f}"]
+        line += [f"{row['macs_fraction']:.1%}", shown(row["beta"], ".3f"), shown(row["active_fraction"], ".0%")]
         lines.append([*line, f"{row['milliseconds']:.0f}"])
     return headers, lines
 
 
-def _shown(value: float | str | None, form: str) -> str:
+def shown(value: float | str | None, form: str) -> str:
+    """A number in this format; a dash if it is not known."""
     return UNKNOWN if value is None else format(float(value), form)
 
 
@@ -320,12 +322,13 @@ def markdown(result: Summary) -> str:
     parts = [f"# {_title(result)}\n"]
     for dataset, rows in result["metrics"].items():
         parts.append(f"## {_heading(dataset, rows)}\n")
-        parts.append(_markdown_table(*_table(rows)))
+        parts.append(markdown_table(*_table(rows)))
     parts += [f"{note}\n" for note in notes(result)]
     return "\n".join(parts)
 
 
-def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, every column to the right."""
     lines = [headers, ["---:"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -354,9 +357,9 @@ def collect(folder: Path) -> list[dict[str, str]]:
         row |= {"overrides": " ".join(item for item in changed if item not in shared and "seed=" not in item)}
         row |= {"params": f"{result['params'] / 1e6:.3f} M"}
         for dataset, label, numbers in _rows(result):
-            row[f"{dataset} {label} dB"] = _shown(numbers["psnr"], ".2f")
+            row[f"{dataset} {label} dB"] = shown(numbers["psnr"], ".2f")
             if numbers["psnr_b"] is not None:
-                row[f"{dataset} {label} PSNR-B dB"] = _shown(numbers["psnr_b"], ".2f")
+                row[f"{dataset} {label} PSNR-B dB"] = shown(numbers["psnr_b"], ".2f")
             row[f"{dataset} {label} GMACs"] = f"{numbers['macs'] / 1e9:.3f}"
         rows.append(row)
     return rows
@@ -373,7 +376,7 @@ def print_collection(folder: Path, console: Console | None = None) -> None:
     rows = collect(folder)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[row.get(column, "") for column in columns] for row in rows]
-    write_text(folder / "summary_table.md", _markdown_table(columns, lines))
+    write_text(folder / "summary_table.md", markdown_table(columns, lines))
     text = io.StringIO()
     known = [["" if cell == UNKNOWN else cell for cell in line] for line in lines]
     csv.writer(text, lineterminator="\n").writerows([columns, *known])

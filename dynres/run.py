@@ -34,7 +34,7 @@ from dynres.checkpoint_io import SafeCheckpointIO
 from dynres.checks import check
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.folders import register_resolvers, unfinished
+from dynres.folders import experiment_name, register_resolvers, settings, unfinished
 from dynres.interop.weights import load_weights, read_content
 from dynres.methods.base import Inference, RestorationTraining
 from dynres.nodes import make, plain
@@ -42,15 +42,12 @@ from dynres.paths import conf_dir
 from dynres.provenance import provenance
 from dynres.restorer import way_out
 
-# Options that may differ between a run and its continuation.
-_FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
-
 
 def run(cfg: DictConfig) -> float:
     """One run of a resolved command; returns the mean PSNR in dB over test sets and scales (what sweeps maximise)."""
     hydra_cfg = HydraConfig.get()
     folder, choices = Path(hydra_cfg.runtime.output_dir), dict(hydra_cfg.runtime.choices)
-    cfg.experiment_name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
+    cfg.experiment_name = experiment_name(choices)
     try:
         if cfg.network == "ckpt":
             _take_network(cfg, choices, list(hydra_cfg.overrides.task))
@@ -248,7 +245,7 @@ def _last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
     if not unfinished(folder):
         print("resume=auto: no unfinished run of this command, starting a new one")
         return None
-    before, now = (_comparable(c) for c in (OmegaConf.load(folder / "config.yaml"), cfg))
+    before, now = (settings(c) for c in (OmegaConf.load(folder / "config.yaml"), cfg))
     if before != now:
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         raise UserError(
@@ -257,23 +254,6 @@ def _last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
         )
     last = folder / "checkpoints" / "last.ckpt"
     return last if last.is_file() else None
-
-
-def _comparable(cfg: Any) -> dict[str, Any]:
-    """Dotted key -> value, without what may change on resuming."""
-    flat: dict[str, Any] = {}
-
-    def walk(node: Any, path: str) -> None:
-        if any(path == free or path.startswith(f"{free}.") for free in _FREE_ON_RESUME):
-            return
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            flat[path] = node
-
-    walk(plain(cfg), "")
-    return flat
 
 
 def _first_process() -> bool:

@@ -21,6 +21,7 @@ from dynres.backbones.base import Backbone, axes_of
 from dynres.contracts import Cost, Features, Routing, Task
 from dynres.cost.counter import count_on_meta
 from dynres.layers.channels import InnerChannels, SlimPart
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.layers.residual import ATTENTION_HALO
 from dynres.layers.slimmable import Subnet, slim
 
@@ -28,12 +29,12 @@ Rule = Literal["official", "nearest_group"]
 
 SMALLEST = 11  # tenths: the authors' list of scales begins at 1.1
 ON_GRID = 1e-4  # tenths: float32 leaves less of a scale up to 30
-MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, subtracted from an image in [-1, 1] all the same
 
 
 class MeanShift(nn.Module):
     """W x + b for the colours of a pixel; W the identity and b = -mean unless a checkpoint says otherwise.
 
+    The mean is DIV2K's of images in [0, 1], subtracted from one in [-1, 1] all the same.
     The authors meant it to be fixed and trained it by mistake, so that their files may hold anything; here it is loaded
     and not trained. Element by element, as all conversions of colours: exact under autocast, and not counted as MACs.
     """
@@ -44,7 +45,7 @@ class MeanShift(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weight", torch.eye(3).view(3, 3, 1, 1))
-        self.register_buffer("bias", -torch.tensor(MEAN))
+        self.register_buffer("bias", -torch.tensor(DIV2K_MEAN))
 
     def forward(self, x: Tensor) -> Tensor:
         mixing = self.weight - torch.eye(3, device=x.device).view(3, 3, 1, 1)

@@ -15,10 +15,10 @@ from matplotlib.ticker import LogLocator
 from pytorch_lightning import LightningModule, Trainer
 
 from dynres.callbacks.common import restorer_of, run_folder, save_figure, write_csv
-from dynres.callbacks.ways import Shown, WaysWatcher, cell, filled, markdown, mean, show
+from dynres.callbacks.ways import Shown, WaysWatcher, filled, markdown, show
 from dynres.contracts import EvalSample, Evaluation
 from dynres.files import write_text
-from dynres.report import Record, axis_name, gain, grouped, record
+from dynres.report import Record, axis_name, gain, grouped, mean, record, shown
 
 BY_SCALE = "dagger"
 
@@ -148,11 +148,11 @@ def _table(scales: Mapping[str, Ways]) -> Shown:
     whole, rows = [_largest(ways) for ways in scales.values()], []
     for label, ways in scales.items():
         marks = [_mark(ways[way]) for way in widths]
-        quality = [cell(ways[way].psnr, ".3f") for way in widths]
+        quality = [shown(ways[way].psnr, ".3f") for way in widths]
         costs = [f"{ways[way].macs / 1e9:.3f}" for way in widths]
         marked = quality if known else costs
         marked[:] = [text + mark for text, mark in zip(marked, marks, strict=True)]
-        rows.append([label, cell(ways[BY_SCALE].psnr_plain, ".3f"), *quality, *costs])
+        rows.append([label, shown(ways[BY_SCALE].psnr_plain, ".3f"), *quality, *costs])
     headers = [way + " ‡" * (way == widths[-1]) for way in widths]
     measured = f"PSNR in dB, protocol {one.protocol}" if known else "no ground truth"
     return Shown(
@@ -222,8 +222,8 @@ def _lines(axes: Axes, scales: Mapping[str, Ways], height: Callable[[Point, Ways
     style: dict[str, Any] = {"color": "tab:red", "linewidth": 4, "alpha": 0.35, "markersize": 10, "zorder": 1}
     axes.plot(range(len(scales)), path, "o-", **style, label="† the scale's")
     every = -(-len(scales) // 12)
-    shown = list(enumerate(scales))[::every]
-    axes.set_xticks([place for place, _ in shown], [label for _, label in shown], fontsize=8)
+    ticked = list(enumerate(scales))[::every]
+    axes.set_xticks([place for place, _ in ticked], [label for _, label in ticked], fontsize=8)
     axes.set_xlabel(axis_name(scales))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

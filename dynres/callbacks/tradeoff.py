@@ -14,10 +14,10 @@ from pytorch_lightning import LightningModule, Trainer
 
 from dynres.callbacks.common import restorer_of, run_folder, save_figure, write_csv
 from dynres.callbacks.ladder import ladder
-from dynres.callbacks.ways import Shown, WaysWatcher, cell, filled, markdown, mean, show
+from dynres.callbacks.ways import Shown, WaysWatcher, filled, markdown, show
 from dynres.contracts import Evaluation
 from dynres.files import write_text
-from dynres.report import Record, gain, record
+from dynres.report import Record, gain, mean, record, shown
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ HEADERS = ("", "blocks", "PSNR", "gain", "SSIM", "PSNR-B", "GMACs", "of full", "
 
 def _cells(point: Point) -> list[str]:
     return [
-        point.way, f"{point.blocks:.2f}", cell(point.psnr, ".3f"), cell(point.gain, "+.2f"),
-        cell(point.ssim, ".4f"), cell(point.psnr_b, ".3f"), f"{point.macs / 1e9:.3f}", f"{point.fraction:.1%}",
+        point.way, f"{point.blocks:.2f}", shown(point.psnr, ".3f"), shown(point.gain, "+.2f"),
+        shown(point.ssim, ".4f"), shown(point.psnr_b, ".3f"), f"{point.macs / 1e9:.3f}", f"{point.fraction:.1%}",
         f"{point.ms:.0f}",
     ]  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 from typing import NamedTuple
 
 from pytorch_lightning import LightningModule, Trainer
@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dynres.callbacks.common import EvaluationWatcher, from_all_processes
-from dynres.report import Record
-
-UNKNOWN = "-"
+from dynres.report import UNKNOWN, Record, markdown_table
 
 
-class WaysWatcher(EvaluationWatcher):
+class WaysWatcher(EvaluationWatcher, ABC):
     """Keeps records of each way through a network: of this process in `watch`, of all processes in `write`.
 
     Attributes:
@@ -27,9 +25,9 @@ class WaysWatcher(EvaluationWatcher):
         super().__init__()
         self.ways: dict[str, list[Record]] = {}
 
+    @abstractmethod
     def names(self, module: LightningModule) -> Sequence[str]:
         """The ways through the network, the same in every process; none for a network that has one alone."""
-        raise NotImplementedError
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
@@ -38,17 +36,6 @@ class WaysWatcher(EvaluationWatcher):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ways = {name: from_all_processes(trainer, items) for name, items in self.ways.items()}
         super().on_test_end(trainer, pl_module)
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known; None if none is."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def cell(value: float | None, form: str) -> str:
-    """A number in this format; a dash if it is not known."""
-    return UNKNOWN if value is None else format(value, form)
 
 
 class Shown(NamedTuple):
@@ -71,8 +58,7 @@ def markdown(tables: Iterable[Shown]) -> str:
     """As sections of a Markdown file."""
     parts = []
     for title, headers, rows, notes in tables:
-        lines = [headers, ["---:"] * len(headers), *rows]
-        text = f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        text = f"## {title}\n\n{markdown_table(headers, rows)}"
         parts.append(text + "".join(f"\n{note}\n" for note in notes))
     return "\n".join(parts)
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from dynres.backbones.base import Backbone
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 
 State = Mapping[str, Tensor]  # of the authors, without wrappers and prefixes
 Node = dict[str, Any]  # a class and its options: {"_target_": "dynres.backbones...", ...}
 Description = dict[str, Any]  # {"backbone": Node, "upsampler": Node, "image_skip": False, "pixels": {...}}
 Rules = tuple[tuple[str, str], ...]
-
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 @dataclass(frozen=True)

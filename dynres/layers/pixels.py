@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # colour, of images in [0, 1]
+
 
 @dataclass(frozen=True)
 class Pixels:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,11 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from dynres.build import configuration_errors
 from dynres.checks import check
 from dynres.errors import UserError
-from dynres.folders import register_resolvers, unfinished
+from dynres.folders import experiment_name, register_resolvers, settings, unfinished
 from dynres.paths import conf_dir
-
-# What may differ between a finished run and the command that asks for it.
-_FREE = ("resume", "logger", "out", "data.workers", "trainer.enable_progress_bar")
 
 
 def composed(command: Sequence[str]) -> DictConfig:
@@ -38,7 +34,7 @@ def composed(command: Sequence[str]) -> DictConfig:
         choices: dict[str, str] = dict(cfg.hydra.runtime.choices)
         with open_dict(cfg):
             del cfg["hydra"]
-        cfg.experiment_name = choices.get("experiment") or f"{choices['backbone']}_{choices['upsampler']}"
+        cfg.experiment_name = experiment_name(choices)
         check(cfg, choices)
     return cfg
 
@@ -56,20 +52,9 @@ def begun(out: Path, cfg: DictConfig) -> bool:
 
 
 def _alike(out: Path, cfg: DictConfig) -> list[Path]:
-    wanted = _comparable(cfg)
+    wanted = settings(cfg, "out")
     files = out.rglob("config.yaml")
-    return [file.parent for file in files if _comparable(OmegaConf.load(file)) == wanted]
-
-
-def _comparable(cfg: Any) -> Any:
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
-    for key in _FREE:
-        *above, last = key.split(".")
-        inner = values
-        for name in above:
-            inner = inner.get(name, {})
-        inner.pop(last, None)
-    return values
+    return [file.parent for file in files if settings(OmegaConf.load(file), "out") == wanted]
 
 
 def run(command: Sequence[str], log: Path, told: Callable[[str], None]) -> None:

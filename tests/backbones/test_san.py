@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from dynres.backbones.san import SAN, NonLocal, SecondOrderAttention, covariance, matrix_square_root
 from dynres.build import build_restorer
 from dynres.contracts import Task
-from dynres.interop.family import DIV2K_MEAN
 from dynres.interop.official import from_official, recognise, to_official
-from dynres.layers.pixels import Pixels
+from dynres.layers.pixels import DIV2K_MEAN, Pixels
 from dynres.restorer import Restorer
 from dynres.upsamplers.pixelshuffle import PixelShuffle
 from tests.golden.fill import drawn, uniform

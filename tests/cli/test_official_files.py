@@ -14,8 +14,9 @@ from PIL import Image
 from dynres import upscale
 from dynres.data.images import write_png
 from dynres.interop import __main__ as interop
-from dynres.interop.family import DIV2K_MEAN, network
+from dynres.interop.family import network
 from dynres.interop.official import to_official
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 
 from .conftest import scene, typed

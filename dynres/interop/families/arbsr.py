@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dynres.backbones.arbrcan import ArbRCAN
 from dynres.interop.families import edsr, rcan
-from dynres.interop.family import DIV2K_MEAN, Description, Family, Naming, Node, State, mean_shift, network, value_range
+from dynres.interop.family import Description, Family, Naming, Node, State, mean_shift, network, value_range
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 from dynres.upsamplers.arbsr import ArbSRUpsampler
 from dynres.upsamplers.implicit import ImplicitUpsampler

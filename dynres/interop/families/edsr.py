@@ -9,18 +9,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from dynres.backbones.edsr import EDSR
-from dynres.interop.family import (
-    DIV2K_MEAN,
-    Description,
-    Family,
-    Naming,
-    Node,
-    State,
-    count,
-    mean_shift,
-    network,
-    value_range,
-)
+from dynres.interop.family import Description, Family, Naming, Node, State, count, mean_shift, network, value_range
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 from dynres.upsamplers.base import GridUpsampler
 

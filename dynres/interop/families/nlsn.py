@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dynres.backbones.nlsn import NLSN
 from dynres.interop.families.edsr import TAIL, tail_scale
-from dynres.interop.family import DIV2K_MEAN, Description, Family, Naming, Node, State, mean_shift, network, value_range
+from dynres.interop.family import Description, Family, Naming, Node, State, mean_shift, network, value_range
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 from dynres.upsamplers.base import GridUpsampler
 

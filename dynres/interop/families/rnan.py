@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from dynres.backbones.rnan import RNAN
 from dynres.interop.families.edsr import TAIL, tail_scale
-from dynres.interop.family import (
-    DIV2K_MEAN,
-    Description,
-    Family,
-    Naming,
-    Node,
-    State,
-    count,
-    mean_shift,
-    network,
-    value_range,
-)
+from dynres.interop.family import Description, Family, Naming, Node, State, count, mean_shift, network, value_range
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.restorer import Restorer
 
 _MODULES = ((r"low\.", "body_nl_low.0."), (r"body\.(\d+)\.", r"body.\1."), (r"high\.", "body_nl_high.0."))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dynres.backbones.swinir import SwinIR
-from dynres.interop.family import DIV2K_MEAN, Description, Family, Naming, Node, Rules, State, count, network
+from dynres.interop.family import Description, Family, Naming, Node, Rules, State, count, network
+from dynres.layers.pixels import DIV2K_MEAN
 from dynres.layers.windows import Sides, relative_position_index, shift_mask, sides
 from dynres.restorer import Restorer
 from dynres.upsamplers.base import GridUpsampler
