@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 
@@ -50,7 +51,7 @@ class Measured:
         value: None where there is none; the mean over seeds where there are several.
         spread: sample standard deviation over the seeds; None of fewer than two.
         seeds: how many runs it is the mean of; 0 where it was counted, not measured.
-        note: why there is no value ("not trained", the reason of a failure), or what to know of it ("10 of 100 images").
+        note: why there is no value ("not trained", a failure's reason), or what to know of it ("10 of 100 images").
         top: the upper end where the number is a range (ACLA's MACs: value keeps no key, top all of them); else None.
     """
 
@@ -127,7 +128,7 @@ class Sheet:
         title: with the paper's number, such as "Table 3: parameters and MACs ...".
         label: what "ours" is in it, such as "counted", "demo-size networks, bundled photographs"; never empty.
         best: the row that the paper says is best; it is, but in the columns (group, name) of `best_but`.
-        misprints: (row, group, column) of cells that the README calls misprints: neither ranges nor order hold for them.
+        misprints: (row, group, column) of cells that the README calls misprints: neither range nor order hold there.
     """
 
     key: str
@@ -167,8 +168,8 @@ class System:
         published: (test set, level) -> a number a metric, None where the paper has none.
         recipe: level -> how it is trained in the paper's size; None where the system is not here.
         demo: the run of experiments/PAPER/demo.yaml that stands for this row in the demo; None for none.
-        way: through a network that has several, as tradeoff.csv and subnets.csv name them ("P=4", "h=1.10", "†"); "" for
-            what its own test says.
+        way: through a network that has several, as tradeoff.csv and subnets.csv name them ("P=4", "h=1.1"); "" for what
+            its own test says.
     """
 
     name: str
@@ -208,7 +209,7 @@ def quality(
     best_but: Iterable[tuple[str, str]] = (),
     misprints: Iterable[tuple[str, str, str]] = (),
 ) -> Sheet:
-    """A table of quality: a row a system, a column a (test set, level, metric), and the demo's own columns after them."""
+    """A table of quality: a row a system, a column a (test set, level, metric); after them the demo's own columns."""
     places = list(dict.fromkeys(place for system in systems for place in system.published))
     columns = [
         Column(_name(level, metric, metrics), METRICS[metric], dataset, level)
@@ -256,7 +257,7 @@ class Verdict:
     Attributes:
         where: in the paper ("Sec. 4.3, Figure 7").
         published: its figures, in words.
-        measures: what was measured, in words, with its unit ("active branches at x4 less those at x2, percentage points").
+        measures: what was measured, in words ("active branches at x4 less those at x2").
         values: one a seed, positive where they agree with the claim (less the margin that `measures` names).
         verdict: supported or not where the mean over seeds lies beyond twice its standard error, else undecided.
     """
@@ -275,3 +276,33 @@ class Verdict:
 
 # (content of a paper's published.yaml, where ours come from) -> the sheets of one table.
 TableMaker = Callable[[Mapping[str, Any], Ours], Sequence[Sheet]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page.
+
+    Attributes:
+        section: where it stands: a paper ("tadt"), or "all".
+        caption: what is seen, of which networks, which images; demo-size ones are called so.
+        alt: for who does not see it.
+        image: PNG.
+        wide: as wide as the page rather than one of two columns.
+    """
+
+    section: str
+    title: str
+    caption: str
+    alt: str
+    image: bytes
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of the demo's plan (experiments/PAPER/demo.yaml), with its folder: summary.json, CSV files, checkpoints."""
+
+    paper: str
+    name: str
+    seed: int
+    folder: Path
