@@ -1,61 +1,206 @@
-"""python -m dynres.tables (make reproduce-tables): our numbers beside the published ones.
+"""python -m dynres.tables (make reproduce-tables): the papers' tables and figures beside ours, from real runs.
 
-Costs need no training and are counted on the spot. PSNR comes from finished runs with profile=paper; a number that no
-run has yet is a dash, never a guess. Written to RUNS/tables/PAPER.md, or PAPER_NUMBER.md for one table, and printed.
+Three sources of numbers. By default the demo: costs are counted, and demo-size networks are trained for minutes on
+bundled photographs, three seeds each, to hold the papers' claims against. --data PATH: nothing is trained; what needs no
+weights, and what --checkpoints holds, is tested on the real sets there. --profile paper --data PATH: every network of the
+tables is trained in the paper's size. What is finished is found again (same configuration, same code), what was
+interrupted goes on, what fails is named in its place. Writes REPORTS/index.html and REPORTS/tables/PAPER_N.{md,csv,tex}.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from rich.console import Console
+from rich.progress import track
 
+import dynres
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.tables import acla, anysr, flexir, lightweight_swinir, tadt
+from dynres.launch.session import Session
+from dynres.provenance import code_version
+from dynres.tables import acla, anysr, demo, flexir, lightweight_swinir, reference, tadt
+from dynres.tables.claims import verdicts
+from dynres.tables.figures.gallery import drawn
+from dynres.tables.render import latex, long_form, markdown, page
+from dynres.tables.render.summary import costs
+from dynres.tables.sheet import FinishedRun, Measured, Ours, Sheet, System, TableMaker, Verdict
+from dynres.tables.validate import check
 
-# Each prints itself from (published numbers, folder of runs) and returns its Markdown.
-TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
+TABLES: dict[str, TableMaker] = {
     **tadt.TABLES,
+    **anysr.TABLES,
     **flexir.TABLES,
     **acla.TABLES,
     **lightweight_swinir.TABLES,
-    **anysr.TABLES,
+    **reference.TABLES,
 }
+Say = Callable[[str], None]
 
 
-def write(paper: str, chosen: str | None, file: Path, runs: Path) -> None:
-    """Make one table of a paper, or all of them, and write them below `runs`."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dynres.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run, as dynres.run takes it")
+    parser.add_argument("--table", help="one table, such as tadt/3; default: all, and the page")
+    parser.add_argument("--profile", choices=("demo", "smoke", "paper"), help="default: demo; none with --data alone")
+    parser.add_argument("--data", type=Path, help="folder of the real sets (docs/data.md)")
+    parser.add_argument("--checkpoints", type=Path, help="folder of weights to test, ours or the authors', with --data")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"), help="of runs (default: runs/tables)")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="default: reports")
+    parser.add_argument("--experiments", type=Path, default=Path("experiments"), help="published numbers and plans")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, at most 4; with GPUs one")
+    parser.add_argument("--cluster", choices=("slurm", "local"), help="runs as jobs of submitit, with --profile paper")
+    parser.add_argument("--check", action="store_true", help="only look whether the published numbers can be")
+    options = parser.parse_intermixed_args(arguments)
+    if options.table is not None and options.table not in TABLES:
+        raise UserError(f"there is no table {options.table!r}: {', '.join(TABLES)}")
+    if not options.experiments.is_dir():
+        raise UserError(f"{options.experiments} does not exist: run from a clone, or give --experiments PATH")
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.profile == "paper" and options.data is None:
+        raise UserError("--profile paper trains on real images: give --data PATH (make: DATA=PATH)")
+    if options.data is not None and options.profile in ("demo", "smoke"):
+        raise UserError(
+            f"--data is for tests of checkpoints, or --profile paper: leave out --profile {options.profile}"
+        )
+    if options.checkpoints is not None and (options.data is None or options.profile is not None):
+        raise UserError("--checkpoints are tested on real sets: give --data PATH, and no --profile")
+    if options.cluster and options.profile != "paper":
+        raise UserError("--cluster is for --profile paper")
+    return options
+
+
+def published(experiments: Path, paper: str) -> Mapping[str, Any]:
+    """A paper's published.yaml."""
+    file = experiments / paper / "published.yaml"
     if not file.is_file():
-        raise UserError(f"{file} does not exist: run from a clone, or give --published PATH")
-    published = yaml.safe_load(file.read_text(encoding="utf-8"))
-    names = [name for name in TABLES if name.startswith(f"{paper}/") and chosen in (None, name)]
-    parts = [TABLES[name](published, runs) for name in names]
-    target = runs / "tables" / f"{(chosen or paper).replace('/', '_')}.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, "\n".join(parts))
-    print(f"written to {target}")
+        raise UserError(f"{file} does not exist: run from a clone, or give --experiments PATH")
+    found: Mapping[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return found
+
+
+class Asked:
+    """An `Ours` that has nothing, and remembers what a table asks for."""
+
+    label = "nothing measured"
+
+    def __init__(self) -> None:
+        self.systems: dict[int, System] = {}
+        self.cells: list[tuple[System, str, str, str]] = []
+
+    def measured(self, system: System, dataset: str, level: str, protocol: str, metric: str) -> Measured:
+        """Nothing."""
+        self.systems[id(system)] = system
+        self.cells.append((system, dataset, level, protocol))
+        return Measured()
+
+    def own(self, systems: Sequence[System]) -> Sequence[tuple[str, str]]:
+        """Nothing."""
+        self.systems |= {id(system): system for system in systems}
+        return []
+
+
+def made(keys: Sequence[str], content: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Ours]) -> list[Sheet]:
+    """The sheets of some tables."""
+    return [sheet for key in keys for sheet in TABLES[key](content[paper_of(key)], ours[paper_of(key)])]
+
+
+def paper_of(key: str) -> str:
+    """ "tadt" of "tadt/3"."""
+    return key.partition("/")[0]
+
+
+def write(options: argparse.Namespace, sheets: Sequence[Sheet], say: Say) -> None:
+    """Markdown, CSV and LaTeX of each table."""
+    keys = list(dict.fromkeys(sheet.key for sheet in sheets))
+    for key in keys:
+        mine = [sheet for sheet in sheets if sheet.key == key]
+        stem = options.reports / "tables" / key.replace("/", "_")
+        for ending, text in (
+            (".md", markdown.render(mine)),
+            (".csv", long_form.render(mine)),
+            (".tex", latex.render(mine)),
+        ):
+            write_text(stem.with_name(stem.name + ending), text)
+    say(f"written to {options.reports / 'tables'}: {', '.join(keys)} as .md, .csv and .tex")
+
+
+def about(options: argparse.Namespace, what: str) -> dict[str, str]:
+    """The foot of the page. No times: a run that was interrupted ends with the same page."""
+    return {
+        "version": f"dynres {dynres.__version__}, code {code_version()}",
+        "numbers": what,
+        "how to make this page": "make reproduce-tables\nmake reproduce-tables TABLE=tadt/3\n"
+        "make reproduce-tables DATA=/path/to/sets CHECKPOINTS=/path/to/weights\n"
+        "make reproduce-tables profile=paper DATA=/path/to/sets",
+    }
+
+
+def by_demo(
+    options: argparse.Namespace, keys: Sequence[str], asked: Mapping[str, Asked], say: Say
+) -> tuple[dict[str, Ours], Session]:
+    """Train what the demo of these tables needs; all of it where no table was chosen."""
+    wanted = []
+    for paper in asked:
+        if (options.experiments / paper / "demo.yaml").is_file():
+            names = {system.demo for system in asked[paper].systems.values()} if options.table else None
+            wanted += demo.plan(paper, options.experiments, options.profile or "demo", options.overrides, names)
+    wanted.sort(key=lambda one: one.name.rpartition(" ")[2])  # the first seed of all papers before the second
+    on_gpu = torch.cuda.is_available()
+    jobs = options.jobs or (1 if on_gpu else max(1, min(4, os.cpu_count() or 1)))
+    session = Session(wanted, options.out, say, jobs, None if on_gpu else 1, code_version())
+    session.run()
+    return {paper: demo.Demo(paper, session) for paper in asked}, session
 
 
 @clean_exit
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m dynres.tables", description="Published numbers beside ours.")
-    parser.add_argument("--table", choices=TABLES, help="one table; default: all")
-    parser.add_argument(
-        "--published", type=Path, help="instead of experiments/PAPER/published.yaml; TADT's, without --table"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    options = parser.parse_args()
-    papers = list(dict.fromkeys(name.split("/")[0] for name in TABLES))
-    if options.table or options.published:
-        papers = [(options.table or "tadt").split("/")[0]]
-    for paper in papers:
-        file = options.published or Path("experiments") / paper / "published.yaml"
-        write(paper, options.table, file, options.runs)
+    """The command line. What fails is named in its place while the rest goes on; exit code 2 then."""
+    options = parse()
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    keys = [options.table] if options.table else list(TABLES)
+    papers = list(dict.fromkeys(paper_of(key) for key in keys))
+    content = {paper: published(options.experiments, paper) for paper in papers}
+    asked = {paper: Asked() for paper in papers}
+    counted = []
+    for key in track(keys, "counting costs", console=Console(stderr=True), transient=True):
+        counted += made([key], content, asked)
+    if complaints := [f"{sheet.title}: {one}" for sheet in counted for one in check(sheet)]:
+        raise UserError("; ".join(complaints))
+    if options.check:
+        say(f"{len(counted)} tables can be what they are")
+        return
+    ours, session = by_demo(options, keys, asked, say)
+    sheets = made(keys, content, ours)
+    write(options, sheets, say)
+    say(costs(sheets).sentence())
+    if options.table:
+        say(markdown.render(sheets))
+    else:
+        judged: list[Verdict] = [one for paper in papers for one in verdicts(ours[paper])]
+        runs: list[FinishedRun] = [run for paper in papers for run in ours[paper].runs]
+        pictures = list(track(drawn(runs, content), "drawing", console=Console(stderr=True), transient=True))
+        page.write(options.reports / "index.html", sheets, judged, pictures, about(options, ours[papers[0]].label))
+        for verdict in judged:
+            say(f"{verdict.verdict}: {verdict.claim} ({verdict.paper})")
+        say(f"the page: {options.reports / 'index.html'}")
+    if session.failed:
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -250,6 +250,9 @@ def _name(level: str, metric: str, metrics: Sequence[str]) -> str:
     return level if len(metrics) == 1 else f"{level} {metric.upper().replace('_', '-')}".strip()
 
 
+Judgement = Literal["supported", "not supported", "undecided", "not measured"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A claim of a paper, and what our numbers say of it.
@@ -270,7 +273,7 @@ class Verdict:
     unit: str
     digits: int
     values: tuple[float, ...]
-    verdict: Literal["supported", "not supported", "undecided", "not measured"]
+    verdict: Judgement
     note: str = ""
 
 
