@@ -1,10 +1,13 @@
 """python -m dynres.tables (make reproduce-tables): the papers' tables and figures beside ours, from real runs.
 
-Three sources of numbers. By default the demo: costs are counted, and demo-size networks are trained for minutes on
-bundled photographs, three seeds each, to hold the papers' claims against. --data PATH: nothing is trained; what needs no
-weights, and what --checkpoints holds, is tested on the real sets there. --profile paper --data PATH: every network of the
-tables is trained in the paper's size. What is finished is found again (same configuration, same code), what was
-interrupted goes on, what fails is named in its place. Writes REPORTS/index.html and REPORTS/tables/PAPER_N.{md,csv,tex}.
+Where numbers of ours come from:
+  by default            costs are counted; demo-size networks, trained for a minute each on bundled photographs with three
+                        seeds, hold the papers' claims
+  --data PATH           nothing is trained: what needs no weights, and what --checkpoints holds, is tested on the real sets
+  --profile paper       every network of the tables is trained in the paper's size, on --data PATH
+
+What is finished is found again (same configuration, same code), what was interrupted goes on, what fails is named in its
+place. Writes REPORTS/index.html, and REPORTS/tables/PAPER_N.md, .csv and .tex.
 """
 
 from __future__ import annotations
