@@ -50,11 +50,15 @@ class Result:
         return [(dataset, level) for dataset, rows in self.summary["metrics"].items() for level in rows]
 
     def value(self, dataset: str, level: str, key: str, way: str = "") -> float | None:
-        """One number: psnr, ssim, psnr_b, macs, macs_fraction, beta, active_fraction ...; None where there is none.
+        """One number; None where there is none.
 
         Args:
+            key: psnr, ssim, psnr_b, macs, macs_fraction, beta, active_fraction ...; gmacs: macs / 1e9.
             way: "" for the run's own test; MEAN_OF_POINTERS; else as tradeoff.csv and subnets.csv name it.
         """
+        if key == "gmacs":
+            macs = self.value(dataset, level, "macs", way)
+            return None if macs is None else macs / 1e9
         if not way:
             row = self.summary["metrics"].get(dataset, {}).get(level, {})
             return None if row.get(key) is None else float(row[key])

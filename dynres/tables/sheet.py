@@ -53,6 +53,7 @@ class Measured:
         seeds: how many runs it is the mean of; 0 where it was counted, not measured.
         note: why there is no value ("not trained", a failure's reason), or what to know of it ("10 of 100 images").
         top: the upper end where the number is a range (ACLA's MACs: value keeps no key, top all of them); else None.
+        part: measured on a part of the test set, so that it is not comparable with the published number.
     """
 
     value: float | None = None
@@ -60,6 +61,7 @@ class Measured:
     seeds: int = 0
     note: str = ""
     top: float | None = None
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,11 +155,13 @@ class Recipe:
     Attributes:
         start: whose last checkpoint this one starts from (`ckpt=`).
         trained: whose `checkpoints/trained.ckpt` it cuts (`method.trained=`), for method=prune.
+        teacher: whose last checkpoint teaches it (`method.teacher=`), for method=distill.
     """
 
     overrides: tuple[str, ...]
     start: Recipe | None = None
     trained: Recipe | None = None
+    teacher: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,7 @@ def quality(
     rows = []
     for system in systems:
         cells = [
-            Cell(value, None if own else ours.measured(system, *place, protocol, metric))
+            _beside(value, None if own else ours.measured(system, *place, protocol, metric))
             for place in places
             for metric, value in zip(metrics, system.published.get(place, [None] * len(metrics)), strict=True)
         ]
@@ -243,6 +247,10 @@ def quality(
         frozenset(best_but),
         frozenset(misprints),
     )
+
+
+def _beside(published: float | None, ours: Measured | None) -> Cell:
+    return Cell(published, ours, comparable=ours is None or not ours.part)
 
 
 def _name(level: str, metric: str, metrics: Sequence[str]) -> str:
