@@ -40,7 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "callbacks": {"report"},
     "build": {"folders", "nodes", "restorer"},
     "checks": {"build", "methods", "nodes", "restorer", "tiles", "upsamplers"},
-    "sweep": {"report"},
+    "sweep": {"build", "callbacks", "folders", "report"},
     "export": {"layers", "backbones", "upsamplers", "restorer"},
 }
 

@@ -163,4 +163,5 @@ class Session:
         running = ", ".join(f"{one.wanted.name} {one.share:.0%}" for one in self._running)
         failed = f", {len(self.failed)} failed" if self.failed else ""
         text = f"{len(self.found)} of {len(self.wanted)} runs done{failed}; {running}"
-        return text + (f"; about {duration(elapsed * left / done)} left" if done > 0 and elapsed > EVERY else "")
+        known = done > 0.02 * (done + left)  # before that the shares of the first steps say little
+        return text + (f"; about {duration(elapsed * left / done)} left" if known else "")

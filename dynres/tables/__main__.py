@@ -26,14 +26,13 @@ from rich.progress import track
 
 import dynres
 from dynres.errors import UserError, clean_exit
-from dynres.files import write_text
 from dynres.launch.session import Session
 from dynres.provenance import code_version
 from dynres.tables import acla, anysr, demo, flexir, lightweight_swinir, reference, tadt
 from dynres.tables.claims import verdicts
 from dynres.tables.figures.gallery import drawn
-from dynres.tables.render import latex, long_form, markdown, page
-from dynres.tables.render.summary import costs
+from dynres.tables.render import files, markdown, page
+from dynres.tables.render.summary import TOLERANCE, Costs, costs
 from dynres.tables.sheet import FinishedRun, Measured, Ours, Sheet, System, TableMaker, Verdict
 from dynres.tables.validate import check
 
@@ -124,19 +123,10 @@ def paper_of(key: str) -> str:
     return key.partition("/")[0]
 
 
-def write(options: argparse.Namespace, sheets: Sequence[Sheet], say: Say) -> None:
-    """Markdown, CSV and LaTeX of each table."""
-    keys = list(dict.fromkeys(sheet.key for sheet in sheets))
-    for key in keys:
-        mine = [sheet for sheet in sheets if sheet.key == key]
-        stem = options.reports / "tables" / key.replace("/", "_")
-        for ending, text in (
-            (".md", markdown.render(mine)),
-            (".csv", long_form.render(mine)),
-            (".tex", latex.render(mine)),
-        ):
-            write_text(stem.with_name(stem.name + ending), text)
-    say(f"written to {options.reports / 'tables'}: {', '.join(keys)} as .md, .csv and .tex")
+def told(found: Costs) -> str:
+    """How far counted costs are from the published ones."""
+    worst = f"; farthest off: {found.worst.name}, {found.worst.ratio:+.2%}" if found.worst else ""
+    return f"{found.within} of {found.compared} costs that can be compared are within {TOLERANCE:.1%}{worst}"
 
 
 def about(options: argparse.Namespace, what: str) -> dict[str, str]:
@@ -180,6 +170,7 @@ def main() -> None:
     papers = list(dict.fromkeys(paper_of(key) for key in keys))
     content = {paper: published(options.experiments, paper) for paper in papers}
     asked = {paper: Asked() for paper in papers}
+    say("counting parameters and MACs (a minute or two)")
     counted = []
     for key in track(keys, "counting costs", console=Console(stderr=True), transient=True):
         counted += made([key], content, asked)
@@ -190,8 +181,9 @@ def main() -> None:
         return
     ours, session = by_demo(options, keys, asked, say)
     sheets = made(keys, content, ours)
-    write(options, sheets, say)
-    say(costs(sheets).sentence())
+    for file in files.write(options.reports / "tables", sheets):
+        say(f"written: {file}")
+    say(told(costs(sheets)))
     if options.table:
         say(markdown.render(sheets))
     else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from dynres.tables.sheet import Recipe
+from dynres.tables.sheet import Recipe, Sheet
 
 
 def said(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,3 +22,10 @@ def said(table: Mapping[str, Any]) -> dict[str, Any]:
 def always(recipe: Recipe) -> Callable[[str], Recipe]:
     """The recipe of a network that serves every level, as `System` takes it."""
     return lambda level: recipe
+
+
+def renamed(sheet: Sheet) -> Sheet:
+    """Columns of MACs in a table of quality, called so."""
+    return replace(
+        sheet, columns=tuple(replace(column, name=column.name.replace("GMACS", "MACs")) for column in sheet.columns)
+    )

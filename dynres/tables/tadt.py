@@ -6,8 +6,9 @@ paper's size, spent on the same images, or without one the range from no branch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from dynres.backbones.base import Backbone
 from dynres.backbones.tadt import TADT
 from dynres.cost.counter import count_parameters
 from dynres.tables.common import published_network
-from dynres.tables.published import always, said
+from dynres.tables.published import always, renamed, said
 from dynres.tables.sheet import METRICS, Cell, Column, Measured, Ours, Recipe, Row, Sheet, System, TableMaker, quality
 
 # As the paper calls them -> conf/backbone, conf/upsampler.
@@ -24,7 +25,11 @@ EXTRACTORS = {
     "CAT-R-2": "cat_r_2", "Baseline": "mstb", "TADT": "tadt",
 }  # fmt: skip
 UPSAMPLERS = {"MetaSR": "metasr", "LIIF": "liif", "LTE": "lte"}
-EXPERIMENTS = {"EDSR-baseline": "edsr_baseline", "Baseline": "baseline", "TADT": "tadt"}  # conf/experiment/NAME_UPSAMPLER
+EXPERIMENTS = {
+    "EDSR-baseline": "edsr_baseline",
+    "Baseline": "baseline",
+    "TADT": "tadt",
+}  # conf/experiment/NAME_UPSAMPLER
 # Rows of Tables 4 and 5, all under LIIF -> conf/experiment/tadt_liif*, and the demo's runs tadt*.
 DESIGNS = {
     "beta = 0.5": "_beta_constant", "beta = 0.25s": "_beta_proportional", "Our TARC": "",
@@ -80,14 +85,18 @@ def upsampled(number: int, published: Mapping[str, Any], ours: Ours) -> list[She
             demo = EXPERIMENTS.get(extractor) if upsampler == "LIIF" else None
             systems.append(System(name, places(cells), always(recipe(extractor, upsampler)), upsampler, demo))
         key = f"tadt/{number}"
-        sheets.append(quality(key, f"{title}, under {upsampler}", systems, ["psnr"], table["protocol"], ours, **said(table)))
+        sheets.append(
+            quality(key, f"{title}, under {upsampler}", systems, ["psnr"], table["protocol"], ours, **said(table))
+        )
     if others := table.get("others"):
         systems = [
             System(name, places(cells), always(Recipe(OTHERS[name])) if name in OTHERS else None)
             for name, cells in others.items()
         ]
         notes = table["others_notes"]
-        sheets.append(quality(f"tadt/{number}", f"{title}, other networks", systems, ["psnr"], table["protocol"], ours, notes))
+        sheets.append(
+            quality(f"tadt/{number}", f"{title}, other networks", systems, ["psnr"], table["protocol"], ours, notes)
+        )
     return sheets
 
 
@@ -103,25 +112,26 @@ def losses(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
     table, costs = published["table5"], published["table3"]
     systems = [design(name, cells) for name, cells in table["rows"].items()]
     title = f"Table 5: {table['title']}"
-    sheet = quality("tadt/5", title, systems, ["psnr", "gmacs"], table["protocol"], ours, **said(table))
-    columns = tuple(replace(column, name=column.name.replace("GMACS", "MACs")) for column in sheet.columns)
+    sheet = renamed(quality("tadt/5", title, systems, ["psnr", "gmacs"], table["protocol"], ours, **said(table)))
     rows = []
     for row in sheet.rows:
         cells = [
             spent(cell, costs, int(column.level[1:])) if column.metric.name == "gmacs" and not column.ours else cell
-            for column, cell in zip(columns, row.cells, strict=True)
+            for column, cell in zip(sheet.columns, row.cells, strict=True)
         ]
         rows.append(replace(row, cells=tuple(cells)))
     note = "MACs beside the published ones that are a range are counted in the paper's size: no branch to every branch."
-    return [replace(sheet, columns=columns, rows=tuple(rows), notes=(*sheet.notes, note))]
+    return [replace(sheet, rows=tuple(rows), notes=(*sheet.notes, note))]
 
 
 def spent(cell: Cell, table: Mapping[str, Any], scale: int) -> Cell:
     """MACs of TADT: those of a trained network where `cell` has them, else the range of what its routing can choose."""
     if cell.ours is not None and cell.ours.value is not None:
-        return cell
+        return replace(cell, reachable=False)  # by a network that is trained, not by one that is built
     low, high = mean_gmacs("tadt", table, scale)
-    return Cell(cell.published, Measured(low, top=high, note="no branch to every branch"), comparable=False, reachable=False)
+    return Cell(
+        cell.published, Measured(low, top=high, note="no branch to every branch"), comparable=False, reachable=False
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- costs
@@ -137,16 +147,18 @@ def extractor(network: str) -> Backbone:
 def line(network: str) -> tuple[int, int] | None:
     """(MACs a pixel of the padded image, MACs an image) of a network of which three sizes say so; None of others.
 
-    Counting takes seconds a size, and a table has thirty. The areas have no factor in common that a network might
-    round to (NLSA does, to chunks of 144 pixels, and is counted at each size).
+    Counting takes seconds a size, and a table has thirty. The sizes have to be padded, so that what a network does
+    before that is seen (TADT's controller), and their areas divide by nothing that it might round to (NLSA's chunks).
     """
     backbone = extractor(network)
-    side = backbone.size_multiple
-    sizes = [(29 * side, 31 * side), (37 * side, 41 * side), (43 * side, 47 * side)]
-    (area, macs), *others = [(height * width, backbone.cost(height, width).full) for height, width in sizes]
-    slopes = [divmod(its_macs - macs, its_area - area) for its_area, its_macs in others]
-    (slope, rest), *_ = slopes
-    return (slope, macs - slope * area) if rest == 0 and len(set(slopes)) == 1 else None
+    side, found = backbone.size_multiple, list[tuple[int, int]]()
+    for high, wide in ((29, 31), (37, 41), (43, 47)):
+        macs = backbone.cost(high * side - side // 2, wide * side - side // 3).full
+        found.append((high * wide * side**2, macs))
+    (area, least), *others = found
+    slopes = {Fraction(macs - least, its_area - area) for its_area, macs in others}
+    slope = slopes.pop()
+    return (int(slope), least - int(slope) * area) if slope.denominator == 1 and not slopes else None
 
 
 def full_macs(network: str, height: int, width: int) -> int:
@@ -209,13 +221,9 @@ def figure2(figure: Mapping[str, Any], label: str) -> Sheet:
     return Sheet("tadt/3", f"Figure 2: {figure['title']}", columns, tuple(rows), label)
 
 
-def _numbered(number: int) -> Callable[[Mapping[str, Any], Ours], Sequence[Sheet]]:
-    return lambda published, ours: upsampled(number, published, ours)
-
-
 TABLES: dict[str, TableMaker] = {
-    "tadt/1": _numbered(1),
-    "tadt/2": _numbered(2),
+    "tadt/1": lambda published, ours: upsampled(1, published, ours),
+    "tadt/2": lambda published, ours: upsampled(2, published, ours),
     "tadt/3": costs,
     "tadt/4": designs,
     "tadt/5": losses,

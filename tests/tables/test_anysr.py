@@ -1,201 +1,136 @@
-"""AnySR's tables: what the authors' code costs is what ours does; runs of subnets side by side."""
+"""AnySR's tables: what the authors' code costs is what ours does; rows of its subnets, and how they come about."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from omegaconf import OmegaConf
 
-from dynres.build import compose_checked
-from dynres.callbacks.subnets import Point
-from dynres.tables import __main__ as command
 from dynres.tables import anysr
-from dynres.tables.common import published_config, published_network
+from dynres.tables.common import published_network
+from dynres.tables.sheet import Recipe, Sheet
 
-from .test_flexir_tables import cells
+from .fakes import Fake, cell, demo_runs, published, row, stands, worst_cost
 
-ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "experiments" / "anysr" / "published.yaml"
-PUBLISHED: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
-SYSTEMS = PUBLISHED["table1"]["systems"]
-LABELS = ("x1.5", "x2", "x4")
-WAYS = ("0.5", "0.7", "0.9", "1", "dagger")
+PUBLISHED: Any = published("anysr")
+SYSTEMS = PUBLISHED["costs"]["systems"]
+GATES = {
+    "EDSR-baseline": [0.14, 0.28],
+    "RDN": [0.76, 1.11],
+}  # M an image, smallest and largest subnet: as known at first
+
+
+@pytest.fixture(scope="module")
+def costs() -> Sequence[Sheet]:
+    return anysr.TABLES["anysr/1"](PUBLISHED, Fake())
+
 
 # ------------------------------------------------------------------------------------------------------------ costs
 
 
-@cache
-def cost_rows() -> list[list[str]]:
-    return list(anysr.cost_rows(PUBLISHED["table1"]))
-
-
-def test_every_scale_costs_what_it_does_in_the_authors_code() -> None:
-    for row in cost_rows():
-        _, _, theirs, ours, macs, counted, difference, *_ = row
-        assert theirs.startswith(f"{ours} (") and counted == macs and difference == "+0", row
-    assert [row[7] for row in cost_rows()] == ["51.6%", "69.7%", "89.4%", "100.0%", "86.6%", "91.3%", "95.3%", "100.0%"]
-
-
-def test_the_gates_cost_what_the_authors_do() -> None:
-    """Once an image; the published counts have two digits. Their means are counted by fvcore alone."""
-    for (*_, theirs, ours), means in zip(cost_rows(), (512, 704, 912, 1024, 1408, 1632, 1824, 2048), strict=True):
-        once, each = ours.split(" + ")
-        assert each == f"{means} a pixel"
-        assert theirs == "-" or float(theirs) == pytest.approx(int(once.replace(",", "")) / 1e6, abs=0.005)
+def test_every_scale_costs_what_it_does_in_the_authors_code(costs: Sequence[Sheet]) -> None:
+    """To the last MAC; only the shares are published rounded."""
+    by_scale, parameters = costs
+    assert len(by_scale.rows) == 8 and all(group.status == "works here" for group in by_scale.rows)
+    for group in by_scale.rows:
+        for column, one in zip(by_scale.columns, group.cells, strict=True):
+            assert one.difference is not None and one.published is not None
+            assert abs(one.difference) <= (0.05 if column.metric.unit == "%" else 0), (group.name, column.name)
+    assert [one.difference for system in parameters.rows for one in system.cells] == [0] * 4
+    assert worst_cost(costs) < 1e-3
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_channels_are_those_of_the_authors(system: str) -> None:
-    """The narrow layer of every block, in each subnet: 64 w, rounded down."""
-    for group in SYSTEMS[system]["groups"]:
+def test_the_published_counts_follow_from_channels(system: str) -> None:
+    """The narrow layer of every block has 64 w channels, rounded down; gates as the note in the data says."""
+    groups, wide = SYSTEMS[system]["groups"], 2 if system == "RDN" else 1
+    for group in groups:
         assert group["channels"] == int(64 * group["width"])
-
-
-def test_parameters_are_those_of_the_authors() -> None:
-    for name, with_gates, ours, difference, bare, ours_bare, difference_bare, *shifts in anysr.parameter_rows(
-        PUBLISHED["table1"]
-    ):
-        assert (with_gates, difference) == (ours, "+0") and (bare, difference_bare) == (ours_bare, "+0"), name
-        assert shifts == ["24", "12"], "theirs are two"
+        told = wide * group["channels"]
+        assert group["gates"] == 16 * ((told + 2 * (told // 16)) * 128 * wide + 128 * wide * told)
+        assert group["share"] == pytest.approx(100 * group["macs"] / groups[-1]["macs"], abs=0.05)
+    assert [round(group["gates"] / 1e6, 2) for group in (groups[0], groups[-1])] == GATES[system]
+    macs = [group["macs"] for group in groups]
+    assert macs == sorted(macs)
 
 
 def test_what_the_note_says_of_the_whole_network_follows() -> None:
     """The authors' upsampler beside the subnets of x2 and x3, in percent; ours takes less."""
-    (note,) = [note for note in PUBLISHED["table1"]["notes"] if "SRNO" in note]
+    (note,) = [note for note in PUBLISHED["costs"]["notes"] if "SRNO" in note]
     assert "806,144 MACs an output pixel" in note
     for name, system in SYSTEMS.items():
-        macs = {group["scales"][-1]: group["macs"] for group in system["groups"]}
-        for scale, end in ((2, 2.5), (3, 3.2)):
-            saved = (macs[6.0] - macs[end]) / (macs[6.0] + scale**2 * 806_144)
+        macs = [group["macs"] for group in system["groups"]]
+        for scale, step in ((2, 1), (3, 2)):
+            saved = (macs[-1] - macs[step]) / (macs[-1] + scale**2 * 806_144)
             assert f"{saved:.1%}" in note, (name, scale, saved)
     network = published_network(["backbone=anysr_edsr", "upsampler=srno"])
     assert 0.6 * 806_144 < network.upsampler.macs(48, 48, (96, 96)) / 96**2 < 806_144
 
 
 def test_a_network_that_costs_more_or_runs_another_subnet_is_seen() -> None:
-    table = deepcopy(PUBLISHED["table1"])
-    del table["systems"]["RDN"]
-    first, second, *others = table["systems"]["EDSR-baseline"]["groups"]
+    content = deepcopy(PUBLISHED)
+    del content["costs"]["systems"]["RDN"]
+    first, second, *_ = content["costs"]["systems"]["EDSR-baseline"]["groups"]
     first["macs"] -= 100
     second["scales"] = [1.7, 2.6]
-    wrong, mixed, *right = anysr.cost_rows(table)
-    assert wrong[6] == f"{100 * 48 * 48:+,}"
-    assert mixed[3] == "0.5, 0.9" and len(mixed[6].split(", +")) == 2
-    assert all(row[6] == "+0" for row in right) and len(right) == len(others)
+    sheet, _ = anysr.TABLES["anysr/1"](content, Fake())
+    assert cell(sheet, "x1.1 to x1.7", "a pixel").difference == 100
+    mixed = row(sheet, "x1.7 to x2.6").cells
+    assert all(one.ours is not None and one.ours.note == "different subnets: x1.7: 1, x2.6: 3" for one in mixed)
+    assert all(one.difference is None for one in mixed)
+    assert cell(sheet, "x2.6 to x3.2", "a pixel").difference == 0
 
 
-# -------------------------------------------------------------------------------------------------------------- runs
+# ---------------------------------------------------------------------------------------------------------- quality
 
 
-@cache
-def composed(*overrides: str) -> Any:
-    return compose_checked(["backbone=anysr_edsr", "upsampler=liif", "method=assr", "profile=demo", *overrides])
+def asked(ours: Fake) -> Sequence[Sheet]:
+    return anysr.TABLES["anysr/2"](PUBLISHED, ours)
 
 
-def finish(folder: Path, psnr: float, *overrides: str, age: int = 0, dataset: str = "demo", **more: Any) -> None:
-    """A finished run whose subnets gain 0.1 dB a width over the first one's `psnr`, at each scale."""
-    cfg = deepcopy(more.pop("cfg", None) or composed(*overrides))
-    cfg.experiment_name = "any"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    summary = {"experiment": "anysr_edsr_liif", "profile": cfg.profile_name, "seed": cfg.seed, "metrics": {}}
-    (folder / "summary.json").write_text(json.dumps(summary | more), encoding="utf-8")
-    lines = ["dataset,label,way,psnr,psnr_plain,fraction"]
-    for label in LABELS:
-        picked = {"x1.5": 0, "x2": 1, "x4": 3}[label]
-        for step, way in enumerate(WAYS):
-            step = picked if way == "dagger" else step
-            value = "" if psnr == 0 else f"{psnr + 0.1 * step}"
-            lines.append(f"{dataset},{label},{way},{value},{'' if psnr == 0 else 30.0},{0.5 + 0.125 * step}")
-    path = folder / "subnets.csv"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    os.utime(path, (age, age))
+def test_each_test_set_has_a_sheet_of_all_systems_and_nothing_is_published() -> None:
+    numbers = {("AnySR-SRNO†", "Set5", "x2", "psnr"): 37.9, ("AnySR-SRNO‡", "Set5", "x2", "psnr"): 38.0}
+    sheets = asked(Fake(numbers))
+    assert [sheet.columns[0].group for sheet in sheets] == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
+    assert all(column.ours for sheet in sheets for column in sheet.columns)
+    assert all(one.published is None for sheet in sheets for line in sheet.rows for one in line.cells)
+    groups = list(dict.fromkeys(line.group for line in sheets[0].rows))
+    assert groups == [f"{one['extractor']} + {one['upsampler']}" for one in PUBLISHED["quality"]["systems"]]
+    found = [line.cells[0].ours for line in sheets[0].rows if line.group == "EDSR-baseline + SRNO"]
+    assert [one and one.value for one in found] == [None, 37.9, 38.0, None, None]
 
 
-def written(runs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Table 2 as the command writes it."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["dynres.tables", "--runs", str(runs), "--table", "anysr/2"])
-    command.main()
-    return (runs / "tables" / "anysr_2.md").read_text(encoding="utf-8")
+def test_the_demo_has_its_own_systems_with_their_macs() -> None:
+    name = "AnySR-LIIF†, not enhanced"
+    numbers = {(name, "photographs", "x2", "psnr"): 31.2, (name, "photographs", "x2", "gmacs"): 0.7}
+    (sheet,) = asked(Fake(numbers, own=[("photographs", "x2")]))
+    assert [column.name for column in sheet.columns] == ["x2 PSNR", "x2 MACs"]
+    assert [one.ours and one.ours.value for one in row(sheet, name).cells] == [31.2, 0.7]
+    assert len(sheet.rows) == 4
 
 
-def test_a_run_with_enhancement_and_one_without_make_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish(tmp_path / "old", 20.0, age=1)
-    finish(tmp_path / "new", 31.0, age=2)
-    finish(tmp_path / "without", 30.5, "backbone.enhanced=false", age=3)
-    text = written(tmp_path, monkeypatch)
-    assert text.count("## Table 2: anysr_edsr_liif under LIIF, profile demo, seed 0: demo") == 1
-    assert cells(text, "bicubic")[1:] == ["30.00"] * 3
-    assert cells(text, "†")[1:] == ["31.00", "31.10", "31.30"]
-    assert cells(text, "‡")[1:] == ["31.30", "31.30", "31.30"]
-    assert cells(text, "† without enhancement")[1:] == ["30.50", "30.60", "30.80"]
-    assert cells(text, "‡ without enhancement")[1:] == ["30.80"] * 3
-    assert cells(text, "† gains by enhancement")[1:] == ["+0.50"] * 3
-    assert cells(text, "MACs of †, of ‡")[1:] == ["50.0%", "62.5%", "87.5%"]
+def test_ways_and_runs_of_the_demo_are_there() -> None:
+    ours = Fake(own=[("photographs", "x2")])
+    asked(ours)
+    assert {system.demo for system in ours.systems().values()} <= demo_runs("anysr")
+    ways = {system.name: system.way for system in ours.systems().values()}
+    assert ways["AnySR-LIIF†"] == "dagger"
+    assert ways["AnySR-LIIF‡"] == f"{anysr.extractor('anysr_edsr', True).widths[-1]:g}" == "1"
 
 
-@pytest.mark.parametrize("enhanced", [True, False])
-def test_what_no_run_has_is_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enhanced: bool) -> None:
-    finish(tmp_path / "run", 31.0, f"backbone.enhanced={str(enhanced).lower()}")
-    text = written(tmp_path, monkeypatch)
-    there, missing = ("", " without enhancement")[:: 1 if enhanced else -1]
-    assert cells(text, f"†{there}")[1:] == ["31.00", "31.10", "31.30"]
-    for row in (f"†{missing}", f"‡{missing}", "† gains by enhancement"):
-        assert cells(text, row)[1:] == ["-"] * 3
-    assert cells(text, "bicubic")[1:] == ["30.00"] * 3 and cells(text, "MACs of †, of ‡")[1] == "50.0%"
-    for system in PUBLISHED["table2"]["systems"]:
-        for dataset in PUBLISHED["table2"]["sets"]:
-            assert cells(text, system, dataset)[2:] == ["-"] * 6
-
-
-@pytest.mark.parametrize("other", [["seed=1"], ["upsampler.layers=2"], ["method.learning_rate=1e-4"]])
-def test_runs_that_differ_in_more_are_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]) -> None:
-    finish(tmp_path / "run", 31.0)
-    finish(tmp_path / "without", 30.5, "backbone.enhanced=false", *other)
-    text = written(tmp_path, monkeypatch)
-    assert text.count("| † gains by enhancement | - | - | - |") == 2
-
-
-def test_tests_of_two_files_are_apart_and_what_a_file_does_not_say_is_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As network=ckpt describes a file of the authors."""
-    for name, psnr in (("one", 31.0), ("other", 32.0)):
-        cfg = composed("mode=test", f"ckpt={name}.pth").copy()
-        OmegaConf.set_struct(cfg, False)
-        del cfg.backbone["enhanced"]
-        finish(tmp_path / name, psnr, cfg=cfg)
-    text = written(tmp_path, monkeypatch)
-    assert "| † | 31.00 | 31.10 | 31.30 |" in text and "| † | 32.00 | 32.10 | 32.30 |" in text
-    assert "seed 0, one.pth: demo" in text and "seed 0, other.pth: demo" in text
-
-
-def test_a_run_of_paper_size_takes_its_system_from_the_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = published_config(PUBLISHED["table2"]["systems"]["RDN + SRNO"])
-    finish(tmp_path / "run", 33.0, cfg=cfg, dataset="Set5", experiment="anysr_rdn_srno")
-    text = written(tmp_path, monkeypatch)
-    assert "## Table 2: anysr_rdn_srno under SRNO, profile paper, seed 0: Set5" in text
-    assert "| EDSR-baseline + SRNO | Set14 |" in text and "| RDN + SRNO |" not in text
-
-
-def test_unfinished_runs_and_photographs_without_originals_are_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finish(tmp_path / "real", 0)
-    finish(tmp_path / "unfinished", 31.0, "seed=3")
-    (tmp_path / "unfinished" / "summary.json").unlink()
-    assert "bicubic" not in written(tmp_path, monkeypatch)
-
-
-def test_the_columns_read_are_those_that_a_test_writes() -> None:
-    assert {"dataset", "label", "way", "psnr", "psnr_plain", "fraction"} <= {field.name for field in fields(Point)}
+def test_recipes_start_from_the_plain_network(tmp_path: Path) -> None:
+    """Each of them is composed and checked in the paper's size; the network inside is the plain one's."""
+    ours = Fake()
+    asked(ours)
+    (weights := tmp_path / "some.ckpt").touch()
+    recipes: set[Recipe] = {system.recipe("x2") for system in ours.systems().values() if system.recipe is not None}
+    slimmed = [recipe for recipe in recipes if recipe.start is not None]
+    assert len(slimmed) == 6 and len(recipes) == 11
+    for recipe in slimmed:
+        assert recipe.start is not None
+        cfg, plain = stands(recipe, weights), stands(recipe.start, weights)
+        assert cfg.backbone.network == plain.backbone and cfg.upsampler == plain.upsampler
+        assert cfg.backbone.enhanced == ("backbone.enhanced=false" not in recipe.overrides)

@@ -1,153 +1,214 @@
-"""python -m dynres.tables: our numbers beside the published ones, and nothing that was not measured."""
+"""TADT's tables: published numbers are the paper's, extractors cost what it prints, rows say how they come about."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import sys
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from dynres.tables import __main__ as tables
+from dynres.cost.counter import count_parameters
+from dynres.paths import conf_dir
 from dynres.tables import tadt
-from dynres.tables.common import finished
+from dynres.tables.common import published_network
+from dynres.tables.sheet import Recipe, Sheet
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "experiments" / "tadt" / "published.yaml"
+from .fakes import Fake, cell, demo_runs, published, row, stands, worst_cost
+
+PUBLISHED: Any = published("tadt")
+SCALES = ("x2", "x3", "x4")
+SETS = {1: ["DIV2K"], 2: ["B100", "Urban100", "Manga109"], 4: ["Urban100"]}
+
+
+def made(number: int, ours: Fake | None = None) -> Sequence[Sheet]:
+    return tadt.TABLES[f"tadt/{number}"](PUBLISHED, ours or Fake())
 
 
 @pytest.fixture(scope="module")
-def table3() -> dict[str, Any]:
-    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["table3"]
+def costs() -> Sequence[Sheet]:
+    """Table 3 without NLSA, which is counted at thirty sizes, and Figure 2."""
+    content = deepcopy(PUBLISHED)
+    del content["table3"]["rows"]["NLSA"]
+    return tadt.TABLES["tadt/3"](content, Fake())
 
 
-def finish(
-    runs: Path, experiment: str, psnr: float | None, profile: str = "paper", name: str = "run", dataset: str = "DIV2K"
-) -> Path:
-    path = runs / experiment / name / "summary.json"
-    path.parent.mkdir(parents=True)
-    content = {"experiment": experiment, "profile": profile, "metrics": {dataset: {"x2": {"psnr": psnr}}}}
-    path.write_text(json.dumps(content))
-    return path
+# ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def command(monkeypatch: pytest.MonkeyPatch, runs: Path, *arguments: str, published: Path | None = None) -> str:
-    """The table that the command writes; costs are counted for one size of image, not for the ten of the set."""
-    if published is None:
-        content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-        content["table3"]["short_sides"] = {1356: 1}
-        published = runs / "published.yaml"
-        published.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    words = ["dynres.tables", "--published", str(published), "--runs", str(runs), *arguments]
-    monkeypatch.setattr(sys, "argv", words)
-    tables.main()
-    (written,) = (runs / "tables").glob("*.md")
-    return written.read_text(encoding="utf-8")
-
-
-def row(text: str, *first: str) -> list[str]:
-    """The cells of the one line of a Markdown table that begins with these."""
-    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line] for line in lines]
-    (found,) = [cells for cells in rows if tuple(cells[: len(first)]) == first and len(cells) > len(first)]
-    return found
-
-
-def test_our_table_3_is_the_published_one_within_half_a_per_cent(table3: dict[str, Any]) -> None:
-    (ours,) = [cells for cells in tadt.cost_rows(table3, {"mstb"}) if cells[0] == "mstb"]
-    assert ours[:6] == ["mstb", "9.17", "7454.65", "3407.59", "1952.41", "9.17"]
-    for cell in ours[6:9]:
-        found = re.fullmatch(r"(\d+\.\d\d) \(([+-]\d+\.\d\d)%\)", cell)
-        assert found is not None, cell
-        assert abs(float(found[2])) < 0.5, f"{cell}: more than half a per cent off"
+@pytest.mark.parametrize("number", SETS)
+def test_every_published_number_has_its_cell(number: int) -> None:
+    table, sheets = PUBLISHED[f"table{number}"], made(number)
+    blocks = list(table["rows"].values()) if number < 4 else [table["rows"]]
+    blocks += [table["others"]] if "others" in table else []
+    assert len(sheets) == len(blocks)
+    for sheet, block in zip(sheets, blocks, strict=True):
+        assert [row.name for row in sheet.rows] == list(block)
+        assert list(dict.fromkeys(column.group for column in sheet.columns)) == SETS[number]
+        for name, sets in block.items():
+            for dataset, scales in sets.items():
+                for scale, value in scales.items():
+                    assert cell(sheet, name, scale, dataset).published == value
 
 
 @pytest.mark.parametrize(
-    ("network", "percent"), [("rdn", 0.01), ("rcan", 0.25), ("swinir", 0.01), ("nlsa", 0.01), ("cat_r_2", 0.01)]
+    ("number", "part", "name", "column", "group", "value"),
+    [
+        (1, 0, "EDSR-baseline", "x30", "DIV2K", 20.37),
+        (1, 1, "TADT", "x2", "DIV2K", 35.28),
+        (1, 1, "NLSA†", "x2", "DIV2K", None),
+        (2, 0, "RCAN†", "x8", "Manga109", 24.5),
+        (2, 2, "Baseline", "x6", "Urban100", 24.67),
+        (2, 3, "EQSR (CVPR'2023)", "x6", "Manga109", 27.97),
+        (2, 3, "LIRCAN (IJCAI'2023)", "x8", "B100", None),
+        (4, 0, "beta = 0.25s", "x8", "Urban100", 23.24),
+        (5, 0, "TADT, w/o L_beta", "x3 MACs", "DIV2K", 3378.02),
+        (5, 0, "TADT, w L_beta", "x4 PSNR", "DIV2K", 29.54),
+    ],
 )
-def test_the_other_extractors_cost_what_is_published(table3: dict[str, Any], network: str, percent: float) -> None:
-    """At x4, over the sizes of the whole set; parameters to the printed digits, but for RCAN (remarked).
-
-    All images are as wide, and MACs grow evenly with the height to which a network pads (nlsa: to 1e-5): the lowest
-    and the highest tell.
-    """
-    published, backbone = table3["rows"][network], tadt.extractor(network)
-    multiple = backbone.size_multiple
-    heights = {short: -(-(short // 4) // multiple) * multiple for short in table3["short_sides"]}
-    mean = np.average([*heights.values()], weights=[*table3["short_sides"].values()])
-    ends = [min(heights.values()), max(heights.values())]
-    counts = [tadt.mean_macs(backbone, table3["long_side"], {4 * height: 1}, 4) / 1e9 for height in ends]
-    macs = np.interp(mean, ends, counts)
-    assert abs(macs / published["x4"] - 1) * 100 < percent, f"{macs:.2f} against {published['x4']}"
-    millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
-    assert abs(millions - published["params"]) < (0.04 if network == "rcan" else 0.006), millions
-
-
-def test_networks_that_are_not_built_yet_are_dashes(table3: dict[str, Any]) -> None:
-    rows = {cells[0]: cells for cells in tadt.cost_rows(table3, set())}
-    assert list(rows) == list(table3["rows"])
-    assert all(cells[5:] == [*["-"] * 4, "not here"] for cells in rows.values())
-    assert rows["nlsa"][2] == "-", "what the paper does not give"
-
-
-def test_the_command_writes_both_tables_and_shows_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_numbers_are_those_of_the_paper(
+    number: int, part: int, name: str, column: str, group: str, value: float | None
 ) -> None:
-    """A finished profile=paper run appears in its cell; smaller profiles and other test sets do not."""
-    finish(tmp_path, "tadt_liif", 35.1234)
-    finish(tmp_path, "baseline_liif", 33.0, profile="demo")
-    finish(tmp_path, "edsr_baseline_lte", 34.0, dataset="Set5")
-    finish(tmp_path, "tadt_lte", None)
-    count = tadt.mean_macs  # the static extractors are counted above
-    monkeypatch.setattr(
-        tadt, "mean_macs", lambda body, *sizes: count(body, *sizes) if hasattr(body, "groups") else 1.2e12
-    )
-    text = command(monkeypatch, tmp_path)
-    assert row(text, "liif", "tadt")[2] == "35.28 / 35.12"
-    assert row(text, "liif", "tadt")[3] == "31.55 / -"
-    assert row(text, "liif", "mstb")[2] == "35.24 / -"
-    assert row(text, "lte", "edsr_baseline")[2] == "34.72 / -"
-    assert row(text, "lte", "tadt")[2].endswith(" / -"), "a run on images without ground truth"
-    assert row(text, "mstb")[6].startswith("73"), "of one size of image"
-    assert str(tmp_path / "tables" / "tadt.md") in capsys.readouterr().out
+    assert cell(made(number)[part], name, column, group).published == value
 
 
-def test_the_printed_table_hides_no_digit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tadt, "mean_macs", lambda *_: 1.23456789e12)  # counted above
-    command(monkeypatch, tmp_path, "--table", "tadt/3")
-    printed = capsys.readouterr().out
-    for number in ("7454.65", "3407.59", "1952.41", "15567.48", "cat_r_2"):
-        assert number in printed, f"{number} is cut off"
-    assert "…" not in printed
+def test_the_text_of_section_4_3_follows_from_table_5() -> None:
+    """Without the loss: 0.02 dB and 388.75 G more at x2."""
+    with_loss, without = (PUBLISHED["table5"]["rows"][f"TADT, {w} L_beta"]["DIV2K"]["x2"] for w in ("w", "w/o"))
+    assert np.subtract(without, with_loss) == pytest.approx([0.02, 388.75])
 
 
-def test_the_newest_run_of_an_experiment_counts_whatever_its_name(tmp_path: Path) -> None:
-    finish(tmp_path, "tadt_liif", 36.0, name="a")
-    old = finish(tmp_path, "tadt_liif", 35.0, name="b")
-    os.utime(old, (1, 1))
-    assert finished(tmp_path)[("tadt_liif", "DIV2K")]["x2"]["psnr"] == 36.0
+# ------------------------------------------------------------------------------------------------------------ costs
 
 
-def test_every_mstb_and_tadt_cell_of_table_1_has_an_experiment() -> None:
-    """The names under which runs are looked up exist in conf/experiment."""
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["table1"]["psnr"]
-    known = {path.stem for path in (PUBLISHED.parents[2] / "conf" / "experiment").glob("*.yaml")}
-    ours = {"mstb": "baseline", "tadt": "tadt", "edsr_baseline": "edsr_baseline"}
-    for upsampler, backbones in published.items():
-        for backbone in backbones.keys() & ours.keys():
-            assert f"{ours[backbone]}_{upsampler}" in known
+def test_extractors_cost_what_is_published(costs: Sequence[Sheet]) -> None:
+    """Parameters, and MACs at three scales over the validation set: within half a per cent, RCAN the worst."""
+    assert 0.002 < worst_cost(costs) < 0.005
+    exact = [sheet for sheet in deepcopy(costs) if sheet.title.startswith("Figure")]
+    assert worst_cost(exact) < 1e-5
+    reached = [one for row in costs[0].rows for one in row.cells if one.reachable and one.difference is not None]
+    assert len(reached) == 4 * 6 - 4, "all of six networks but MACs of TADT, and CAT-R-2's at x2"
 
 
-def test_missing_published_numbers_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        command(monkeypatch, tmp_path, published=tmp_path / "none.yaml")
-    assert stopped.value.code == 2
-    assert "none.yaml does not exist: run from a clone" in capsys.readouterr().err
+def test_nlsa_costs_what_is_published() -> None:
+    """At x4: all images are as wide, and MACs grow evenly with the height to 1e-5, so that two heights tell."""
+    table = PUBLISHED["table3"]
+    assert tadt.line("nlsa") is None, "its chunks of 144 pixels are no line"
+    mean = np.average([*table["short_sides"]], weights=[*table["short_sides"].values()]) / 4
+    ends = [min(table["short_sides"]) // 4, max(table["short_sides"]) // 4]
+    macs = np.interp(mean, ends, [tadt.full_macs("nlsa", height, 510) / 1e9 for height in ends])
+    assert macs == pytest.approx(table["rows"]["NLSA"]["x4"], rel=1e-4)
+    assert count_parameters(tadt.extractor("nlsa")) / 1e6 == pytest.approx(table["rows"]["NLSA"]["params"], abs=0.005)
+
+
+@pytest.mark.parametrize("network", ["rdn", "swinir", "tadt"])
+def test_macs_from_a_line_are_those_of_the_counter(network: str) -> None:
+    """At a size that no padding fits: of TADT, whose controller sees the image unpadded, there is no line."""
+    assert tadt.full_macs(network, 345, 511) == tadt.extractor(network).cost(345, 511).full
+    assert (tadt.line(network) is None) == (network == "tadt")
+
+
+def test_what_cannot_be_reproduced_is_said(costs: Sequence[Sheet]) -> None:
+    sheet, group = costs[0], "FLOPs (G)"
+    odd = cell(sheet, "CAT-R-2", "x2", group)
+    assert (odd.reachable, odd.comparable, odd.difference) == (False, False, None)
+    assert ("CAT-R-2", group, "x2") in sheet.misprints and "1020 x 678" in row(sheet, "CAT-R-2").remark
+    assert tadt.full_macs("cat_r_2", 678, 1020) / 1e9 == pytest.approx(odd.published, abs=0.005)
+    assert all(cell(sheet, "CAT-R-2", scale, group).reachable for scale in ("x3", "x4"))
+
+
+def test_rcan_with_the_convolution_of_the_remark_is_the_published_one() -> None:
+    backbone = published_network(["backbone=rcan", "backbone.extra_conv=true"]).backbone
+    more = count_parameters(backbone) - count_parameters(tadt.extractor("rcan"))
+    assert more == 9 * 64**2 + 64
+    counted, line = tadt.mean_gmacs("rcan", PUBLISHED["table3"], 2)[1], tadt.line("rcan")
+    assert line is not None
+    macs = counted * (1 + 9 * 64**2 / line[0])
+    assert macs == pytest.approx(PUBLISHED["table3"]["rows"]["RCAN"]["x2"], rel=1e-6)
+
+
+def test_macs_of_tadt_are_a_range_that_holds_the_published_ones(costs: Sequence[Sheet]) -> None:
+    """From 76.7 % of the Baseline, with no branch, to the Baseline and its controller."""
+    (table5,) = made(5)
+    for scale in SCALES:
+        baseline = cell(costs[0], "Baseline", scale).ours
+        cells = [cell(costs[0], "TADT", scale)]
+        cells += [cell(table5, name, f"{scale} MACs") for name in PUBLISHED["table5"]["rows"]]
+        for one in cells:
+            assert one.ours is not None and baseline is not None and one.published is not None
+            low, high = one.ours.value, one.ours.top
+            assert low is not None and high is not None and baseline.value is not None
+            assert low < one.published < high and not one.reachable and not one.comparable
+            assert low / baseline.value == pytest.approx(0.767, abs=0.002)
+            assert high / baseline.value == pytest.approx(1.001, abs=0.0002)
+
+
+def test_a_trained_network_says_what_it_spent() -> None:
+    name = "TADT, w L_beta"
+    (sheet,) = made(5, Fake({(name, "DIV2K", "x2", "gmacs"): 7000.0, (name, "DIV2K", "x2", "psnr"): 35.2}))
+    spent = cell(sheet, name, "x2 MACs")
+    assert spent.difference == pytest.approx(13.09) and not spent.reachable
+    assert cell(sheet, name, "x2 PSNR").difference == pytest.approx(-0.08)
+    other = cell(sheet, "TADT, w/o L_beta", "x2 MACs").ours
+    assert other is not None and other.top is not None
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_every_row_works_here_or_is_cited_only() -> None:
+    cited = {row.name for number in SETS for sheet in made(number) for row in sheet.rows if row.status == "cited only"}
+    assert cited == {"LIRCAN (IJCAI'2023)", "EQSR (CVPR'2023)"}
+
+
+def asked(number: int) -> Fake:
+    ours = Fake()
+    made(number, ours)
+    return ours
+
+
+def test_tadt_starts_from_the_baseline_under_the_same_upsampler() -> None:
+    for head, upsampler in (("MetaSR", "metasr"), ("LIIF", "liif"), ("LTE", "lte")):
+        found = asked(1).systems()[f"{head}/TADT"].recipe
+        assert found is not None
+        assert found("x2") == Recipe(
+            (f"+experiment=tadt_{upsampler}",), start=Recipe((f"+experiment=baseline_{upsampler}",))
+        )
+    for number in (4, 5):
+        for system in asked(number).systems().values():
+            assert system.recipe is not None
+            assert system.recipe("x2").start == Recipe(("+experiment=baseline_liif",))
+
+
+def test_recipes_name_what_there_is(tmp_path: Path) -> None:
+    """Their choices are files of conf/; one of each kind is composed and checked in the paper's size."""
+    found = [
+        s.recipe("x2") for number in (1, 2, 4, 5) for s in asked(number).systems().values() if s.recipe is not None
+    ]
+    recipes = {*found, *(one.start for one in found if one.start is not None)}
+    assert len(recipes) == 28
+    for override in {override for recipe in recipes for override in recipe.overrides}:
+        group, name = override.lstrip("+").split("=")
+        assert (conf_dir() / group / f"{name}.yaml").is_file(), override
+    (weights := tmp_path / "some.ckpt").touch()
+    for name, upsampler in (("RDN", "LTE"), ("TADT", "LIIF")):
+        assert stands(tadt.recipe(name, upsampler), weights).trainer.max_steps == 1_000_000
+    stands(Recipe(tadt.OTHERS["ArbSR (ICCV'2021)"]), weights)
+
+
+def test_the_demo_stands_for_rows_under_liif_alone() -> None:
+    demo = {name: system.demo for number in (1, 2) for name, system in asked(number).systems().items() if system.demo}
+    assert demo == {"LIIF/EDSR-baseline": "edsr_baseline", "LIIF/Baseline": "baseline", "LIIF/TADT": "tadt"}
+    ablations = {system.demo for number in (4, 5) for system in asked(number).systems().values()}
+    assert ablations | set(demo.values()) <= demo_runs("tadt")
+    assert len(ablations) == 4
+
+
+def test_the_demos_columns_stand_where_it_has_rows() -> None:
+    sheets = made(1, Fake({("TADT", "photographs", "x2", "psnr"): 31.0}, own=[("photographs", "x2")]))
+    assert [any(column.ours for column in sheet.columns) for sheet in sheets] == [False, True, False]
+    ours = cell(sheets[1], "TADT", "x2", "photographs: ours").ours
+    assert ours is not None and ours.value == 31
+    assert cell(sheets[1], "TADT", "x2", "DIV2K").ours is None

@@ -20,8 +20,9 @@ class Runs:
     """Finished runs by paper and name, each name's by seed."""
 
     def __init__(self, runs: Sequence[FinishedRun]) -> None:
+        self.all = sorted(runs, key=lambda run: run.seed)
         self._found: dict[tuple[str, str], list[FinishedRun]] = {}
-        for run in sorted(runs, key=lambda run: run.seed):
+        for run in self.all:
             self._found.setdefault((run.paper, run.name), []).append(run)
 
     def of(self, paper: str, name: str) -> list[FinishedRun]:
@@ -42,7 +43,7 @@ def lines(run: FinishedRun, file: str) -> list[dict[str, str]]:
     path = run.folder / file
     try:
         with open(path, newline="", encoding="utf-8") as text:
-            found = list(csv.DictReader(text, restval=None))
+            found = list(csv.DictReader(text))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not found or any(None in line.values() or None in line for line in found):
@@ -76,14 +77,31 @@ def over_seeds(values: Iterable[float]) -> Measured:
     return Measured(fmean(found), stdev(found) if len(found) > 1 else None, len(found))
 
 
-def metric(runs: Sequence[FinishedRun], level: str, name: str) -> Measured:
-    """A number of summary.json over the seeds."""
-    return over_seeds(metrics(run)[level][name] for run in runs)
+def value(found: Measured) -> float:
+    """The mean of what was measured."""
+    assert found.value is not None  # as `over_seeds` makes them
+    return found.value
 
 
-def networks(runs: Sequence[FinishedRun]) -> str:
-    """What was drawn, for captions: "demo-size networks trained for minutes, mean and standard deviation of 3 seeds"."""
-    seeds = len({run.seed for run in runs})
+def metric(runs: Sequence[FinishedRun], level: str, name: str, factor: float = 1.0) -> Measured:
+    """A number of summary.json, times a factor, over the seeds."""
+    found = []
+    for run in runs:
+        if (one := metrics(run).get(level, {}).get(name)) is None:
+            raise UserError(f"{run.folder / 'summary.json'} has no {name} at {level}")
+        found.append(factor * float(one))
+    return over_seeds(found)
+
+
+def networks(*groups: Sequence[FinishedRun]) -> str:
+    """What was drawn, for captions: "demo-size networks trained for minutes; one seed (0)"."""
+    runs = [run for group in groups for run in group]
+    seeds = sorted({run.seed for run in runs})
     profile = read_summary(runs[0].folder)["profile"]
-    spread = f"mean and standard deviation of {seeds} seeds" if seeds > 1 else f"one seed ({runs[0].seed})"
+    spread = f"mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else f"one seed ({seeds[0]})"
     return f"{SIZES.get(profile, f'profile {profile}')}; {spread}"
+
+
+def sentence(text: str) -> str:
+    """With its first letter large."""
+    return text[:1].upper() + text[1:]

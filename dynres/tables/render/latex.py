@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dynres.tables.render.inline import spans
-from dynres.tables.render.layout import Laid, LaidColumn, LaidRow, Shown, bands, lay_out
+from dynres.tables.render.layout import Laid, LaidColumn, LaidRow, Part, Shown, column_width, lay_out, parts
+from dynres.tables.render.summary import paper_name
 from dynres.tables.sheet import Sheet
 
-WIDTH = 12  # numbers that a line of text holds beside a name
+WIDTH, NARROW = 116, 100  # characters that a line of 6.5 inches holds, small and less small
+CITED = " (cited only)"
 HEADERS = {"published": "publ.", "ours": "ours", "difference": "diff."}
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -62,34 +64,36 @@ def _escaped(text: str) -> str:
 
 
 def _sheet(laid: Laid, number: int) -> str:
-    parts = bands(laid.columns, lambda column: sum(_weight(column, side) for side in column.sides), WIDTH)
+    cut = parts(laid, max(WIDTH - _name_width(laid), 1))
     label = "".join(sign if sign.isalnum() else "-" for sign in laid.sheet.key) + (f"-{number + 1}" if number else "")
-    unit = f" ({laid.unit})" if laid.unit and laid.unit not in laid.sheet.title else ""
+    title, ours = prose(f"{paper_name(laid.sheet.paper)}, {laid.heading}"), prose(laid.sheet.label.rstrip("."))
     tables = []
-    for part, places in enumerate(parts, 1):
-        which = f" (part {part} of {len(parts)})" if len(parts) > 1 else ""
-        caption = f"{prose(laid.sheet.title + unit)}{which}. Ours: {prose(laid.sheet.label)}."
-        tables.append(_table(laid, places, caption, f"tab:{label}{f'-part-{part}' if which else ''}"))
+    for place, part in enumerate(cut, 1):
+        which = f" (part {place} of {len(cut)})" if len(cut) > 1 else ""
+        caption = f"{title}{which}. Ours: {ours}."
+        tables.append(_table(laid, part, caption, f"tab:{label}{f'-part-{place}' if which else ''}"))
     return "\n".join(tables)
 
 
-def _weight(column: LaidColumn, side: str) -> float:
-    """Ours alone has its spread beside it."""
-    return 1.6 if side == "ours" and column.sides == ("ours",) else 1.0
+def _name_width(laid: Laid) -> int:
+    return max((len(row.name) + len(CITED) * row.cited for row in laid.rows), default=0)
 
 
-def _table(laid: Laid, places: Sequence[int], caption: str, label: str) -> str:
+def _table(laid: Laid, part: Part, caption: str, label: str) -> str:
+    places = part.places
     columns = [laid.columns[place] for place in places]
     width = sum(len(column.sides) for column in columns)
+    needed = _name_width(laid) + sum(column_width(laid, place) for place in places)
+    size = r"\footnotesize" if needed <= NARROW else r"\scriptsize"
     body: list[str] = []
-    for index, (group, rows) in enumerate(groupby(laid.rows, key=lambda row: row.group)):
+    for index, (group, rows) in enumerate(groupby(part.rows, key=lambda row: row.group)):
         body += [r"\midrule"] if index and group else []
         body += [f"\\multicolumn{{{width + 1}}}{{l}}{{\\emph{{{prose(group)}}}}} \\\\"] if group else []
         body += [_row(row, columns, places) for row in rows]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            f"\\centering{size}\\setlength{{\\tabcolsep}}{{3pt}}",
             f"\\caption{{{caption}}}",
             f"\\label{{{label}}}",
             f"\\begin{{tabular}}{{l{'r' * width}}}",
@@ -99,7 +103,7 @@ def _table(laid: Laid, places: Sequence[int], caption: str, label: str) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            *_below(laid, places),
+            *_below(laid, part),
             r"\end{table}",
             "",
         ]
@@ -110,19 +114,28 @@ def _head(columns: Sequence[LaidColumn]) -> Iterator[str]:
     """Groups over names over sides; levels that say nothing are left out."""
     if any(column.group for column in columns):
         runs = [(group, list(run)) for group, run in groupby(columns, key=lambda column: column.group)]
-        yield from _spanning([(group, sum(len(column.sides) for column in run)) for group, run in runs])
-    names = [(column.name + (f" ({column.unit})" if column.unit else ""), len(column.sides)) for column in columns]
-    several = any(len(column.sides) > 1 for column in columns)
-    if several:
-        yield from _spanning(names)
-        yield _line(["", *(HEADERS[side] for column in columns for side in column.sides)])
-    else:
-        yield _line(["", *(prose(name) for name, _ in names)])
+        yield from _spanning([(prose(group), sum(len(column.sides) for column in run)) for group, run in runs])
+    names = [column.name + (f" ({column.unit})" if column.unit else "") for column in columns]
+    if all(len(column.sides) == 1 for column in columns):
+        yield _line(["", *map(_stacked, names)])
+        return
+    yield from _spanning(
+        [
+            (prose(name) if len(column.sides) > 1 else _stacked(name), len(column.sides))
+            for name, column in zip(names, columns, strict=True)
+        ]
+    )
+    yield _line(["", *(HEADERS[side] for column in columns for side in column.sides)])
+
+
+def _stacked(name: str) -> str:
+    """A word a line, so that a header is no wider than its numbers."""
+    return "\\shortstack{" + r"\\ ".join(map(prose, name.split())) + "}"
 
 
 def _spanning(headers: Sequence[tuple[str, int]]) -> Iterator[str]:
     """A line of headers over so many columns each, and the rules below those that have a text."""
-    yield _line(["", *(f"\\multicolumn{{{width}}}{{c}}{{{prose(text)}}}" for text, width in headers)])
+    yield _line(["", *(f"\\multicolumn{{{width}}}{{c}}{{{text}}}" for text, width in headers)])
     rules, start = [], 2
     for text, width in headers:
         rules += [f"\\cmidrule(lr){{{start}-{start + width - 1}}}"] if text else []
@@ -131,7 +144,7 @@ def _spanning(headers: Sequence[tuple[str, int]]) -> Iterator[str]:
 
 
 def _row(row: LaidRow, columns: Sequence[LaidColumn], places: Sequence[int]) -> str:
-    name = f"{prose(row.name)}{' (cited only)' if row.cited else ''}{_marks(row.notes)}"
+    name = f"{prose(row.name)}{CITED if row.cited else ''}{_marks(row.notes)}"
     numbers = [
         _shown(row.cells[place].side(side))
         for place, column in zip(places, columns, strict=True)
@@ -154,18 +167,18 @@ def _marks(notes: Sequence[int]) -> str:
     return f"\\textsuperscript{{{','.join(map(str, notes))}}}" if notes else ""
 
 
-def _below(laid: Laid, places: Sequence[int]) -> Iterator[str]:
+def _below(laid: Laid, part: Part) -> Iterator[str]:
     """The footnotes that this part of the table refers to, its notes, and how to read it."""
-    used = {note for row in laid.rows for note in row.notes}
+    used = {note for row in part.rows for note in row.notes}
     used |= {
         note
-        for row in laid.rows
-        for place in places
+        for row in part.rows
+        for place in part.places
         for side in laid.columns[place].sides
         for note in row.cells[place].side(side).notes
     }
     lines = [f"\\textsuperscript{{{number}}}~{prose(laid.notes[number - 1])}" for number in sorted(used)]
-    lines += [prose(note) for note in laid.sheet.notes] + [" ".join(map(prose, laid.legend))]
+    lines += [prose(note) for note in laid.sheet.notes] + [" ".join(map(prose, (*laid.about_ours, *laid.legend)))]
     yield r"\par\smallskip"
     yield r"\begin{minipage}{\linewidth}\raggedright\scriptsize"
     yield from (f"{line}\\par" for line in lines if line)

@@ -8,12 +8,12 @@ from itertools import groupby
 
 from dynres.tables.render.digits import DASH
 from dynres.tables.render.inline import spans
-from dynres.tables.render.layout import Laid, LaidCell, LaidColumn, Shown, bands, lay_out
+from dynres.tables.render.layout import Laid, LaidCell, LaidColumn, Part, Shown, lay_out, parts
 from dynres.tables.sheet import Sheet
 
 SPECIAL = re.compile(r"[\\*\[\]|~$#]|`|(?<!\w)_|_(?!\w)")
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-WIDTH = 12  # of a table, in columns of one number
+WIDTH = 120  # of a table, in characters, but for its names
 
 
 def render(sheets: Sequence[Sheet]) -> str:
@@ -22,23 +22,22 @@ def render(sheets: Sequence[Sheet]) -> str:
 
 
 def _sheet(laid: Laid) -> str:
-    unit = f" ({laid.unit})" if laid.unit and laid.unit not in laid.sheet.title else ""
-    blocks = [f"## {prose(laid.sheet.title)}{prose(unit)}", f"Ours: {prose(laid.sheet.label)}."]
+    blocks = [f"## {prose(laid.heading)}", f"Ours: {prose(laid.sheet.label.rstrip('.'))}."]
     if any(len(column.sides) > 1 for column in laid.columns):
         difference = " (difference)" if any("difference" in column.sides for column in laid.columns) else ""
         blocks[-1] += f" Cells: published / ours{difference}."
-    parts = bands(laid.columns, lambda column: len(column.sides), WIDTH)
-    blocks += [_table(laid, places) for places in parts]
+    blocks += [_table(laid, part) for part in parts(laid, WIDTH)]
     blocks += [f"<sup>{number}</sup> {prose(note)}" for number, note in enumerate(laid.notes, 1)]
     blocks += [prose(note) for note in laid.sheet.notes]
-    if laid.legend:
-        blocks.append(" ".join(laid.legend))
+    if laid.about_ours or laid.legend:
+        blocks.append(" ".join(map(prose, (*laid.about_ours, *laid.legend))))
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(laid: Laid, places: Sequence[int]) -> str:
+def _table(laid: Laid, part: Part) -> str:
+    places = part.places
     lines = [["", *(_header(laid.columns[place]) for place in places)]]
-    for group, rows in groupby(laid.rows, key=lambda row: row.group):
+    for group, rows in groupby(part.rows, key=lambda row: row.group):
         if group:
             lines.append([f"*{prose(group)}*", *[""] * len(places)])
         for row in rows:
@@ -55,12 +54,13 @@ def _padded(text: str, place: int, width: int) -> str:
 
 
 def _header(column: LaidColumn) -> str:
-    group = f"{column.group}: " if column.group else ""
+    group = f"{column.group}, " if column.group else ""
     return prose(f"{group}{column.name}{f' ({column.unit})' if column.unit else ''}")
 
 
 def _cell(cell: LaidCell, column: LaidColumn) -> str:
-    text = " / ".join(_shown(cell.side(side)) for side in column.sides if side != "difference")
+    pair = [_shown(cell.side(side)) for side in column.sides if side != "difference"]
+    text = DASH if set(pair) == {DASH} else " / ".join(pair)
     difference = cell.difference.text.replace("−", "-")
     return f"{text} ({difference})" if "difference" in column.sides and difference != DASH else text
 

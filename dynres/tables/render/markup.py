@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from dynres.tables.render.inline import spans
 
-VOID = frozenset({"br", "circle", "img", "line", "meta"})
+VOID = frozenset({"img", "meta"})
 # What a document may not hold: control characters, halves of surrogate pairs, code points that are no characters.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -27,7 +27,7 @@ def joined(pieces: Iterable[str], between: str = "") -> Markup:
     return Markup(escaped(between).join(escaped(piece) for piece in pieces))
 
 
-def element(name: str, *content: str, **attributes: str | int | bool | None) -> Markup:
+def element(name: str, /, *content: str, **attributes: str | int | bool | None) -> Markup:
     """<name attribute="...">content</name>.
 
     Args:

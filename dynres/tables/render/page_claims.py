@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dynres.tables.render.cards import cards
 from dynres.tables.render.digits import over_seeds, signed
 from dynres.tables.render.markup import Markup, element, joined, prose
 from dynres.tables.render.summary import VERDICTS
@@ -21,29 +22,17 @@ def chip(verdict: str, count: int | None = None) -> Markup:
 
 
 def claims_table(verdicts: Sequence[Verdict], title: str) -> Markup:
-    """A table of claims; a card each on a phone, where roles keep it a table for who listens to it."""
-    headers = ["Verdict", "Claim", "In the paper", "Measured here", "Agrees by"]
-    head = element("tr", *(element("th", text, scope="col", role="columnheader") for text in headers), role="row")
-    return element(
-        "table",
-        element("caption", title, class_="hidden"),
-        element("thead", head, role="rowgroup"),
-        element("tbody", *(_row(verdict) for verdict in verdicts), role="rowgroup"),
-        class_="claims",
-        role="table",
-    )
+    """A row a claim: its verdict, what the paper says, and what ours say."""
+    columns = ["Verdict", "Claim", "In the paper", "Measured here", "Agrees by"]
+    return cards(title, columns, (list(_row(verdict)) for verdict in verdicts), named=1, unlabelled=0, style="claims")
 
 
-def _row(verdict: Verdict) -> Markup:
-    return element(
-        "tr",
-        element("td", chip(verdict.verdict), role="cell"),
-        element("th", prose(verdict.claim), element("small", verdict.where), scope="row", role="rowheader"),
-        element("td", prose(verdict.published), role="cell", data_label="In the paper"),
-        element("td", prose(verdict.measures), role="cell", data_label="Measured here"),
-        element("td", *_figures(verdict), role="cell", data_label="Agrees by"),
-        role="row",
-    )
+def _row(verdict: Verdict) -> Iterator[Markup]:
+    yield chip(verdict.verdict)
+    yield joined([prose(verdict.claim), element("small", verdict.where)])
+    yield prose(verdict.published)
+    yield prose(verdict.measures)
+    yield joined(_figures(verdict))
 
 
 def _figures(verdict: Verdict) -> Iterator[Markup]:

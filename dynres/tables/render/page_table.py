@@ -6,54 +6,59 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from dynres.tables.render.digits import DASH
-from dynres.tables.render.layout import Laid, LaidCell, LaidColumn, LaidRow, Shown, Side, bands, lay_out
+from dynres.tables.render.layout import (
+    Laid,
+    LaidCell,
+    LaidColumn,
+    LaidRow,
+    Part,
+    Shown,
+    Side,
+    column_width,
+    lay_out,
+    parts,
+)
 from dynres.tables.render.markup import Markup, element, joined, prose
 from dynres.tables.render.summary import TOLERANCE
 from dynres.tables.sheet import Sheet
 
-WIDTH = 12.0  # numbers beside a name, on a desk and on a printed page
+WIDTH = 112  # characters beside a name, on a desk and on a printed page
 FAR = 0.02  # of the published cost: more than this is another network
 
 
 def sheet_section(sheet: Sheet, identity: str) -> Markup:
-    """A sheet with its label, one or several tables, footnotes, notes and legend; `identity` is its place in the page."""
+    """A sheet with its label, one or several tables, footnotes, notes and legend; `identity` names its place."""
     laid = lay_out(sheet)
-    stacked = sum(_weight(column, False) for column in laid.columns if len(column.sides) > 1) > 2 * WIDTH
-    parts = bands(laid.columns, lambda column: _weight(column, stacked), WIDTH)
-    unit = element("span", f" ({laid.unit})", class_="unit") if laid.unit and laid.unit not in sheet.title else ""
+    pairs = [place for place, column in enumerate(laid.columns) if len(column.sides) > 1]
+    stacked = sum(column_width(laid, place) for place in pairs) > 2 * WIDTH
+    cut = parts(laid, WIDTH, stacked)
     return element(
         "section",
-        element("h4", prose(sheet.title), unit, id=f"{identity}-title"),
+        element("h4", prose(laid.heading), id=f"{identity}-title"),
         element("p", element("b", "Ours"), " ", prose(sheet.label), class_="label"),
-        *(_table(laid, places, stacked, identity, f"{number}/{len(parts)}") for number, places in enumerate(parts, 1)),
+        *(
+            _table(laid, part, stacked, identity, f", part {number} of {len(cut)}" if len(cut) > 1 else "")
+            for number, part in enumerate(cut, 1)
+        ),
         _below(laid, identity),
         class_="sheet",
         id=identity,
     )
 
 
-def _weight(column: LaidColumn, stacked: bool) -> float:
-    if column.sides == ("ours",):
-        return 1.6  # its spread stands beside it
-    return 1.6 if stacked and len(column.sides) > 1 else len(column.sides)
-
-
-def _table(laid: Laid, places: Sequence[int], stacked: bool, identity: str, part: str) -> Markup:
-    columns = [laid.columns[place] for place in places]
+def _table(laid: Laid, part: Part, stacked: bool, identity: str, which: str) -> Markup:
+    columns = [laid.columns[place] for place in part.places]
     sides = [(column, (column.sides[0],) if stacked else column.sides) for column in columns]
-    which = "" if part == "1/1" else f", part {part}"
     table = element(
         "table",
-        element("caption", prose(laid.sheet.title), which, class_="hidden"),
+        element("caption", prose(laid.heading), which, class_="hidden"),
         element("thead", *_head(sides, stacked)),
         *(
-            element("tbody", *_body(group, list(rows), places, laid, stacked, identity))
-            for group, rows in groupby(laid.rows, key=lambda row: row.group)
+            element("tbody", *_body(group, list(rows), part.places, laid, stacked, identity))
+            for group, rows in groupby(part.rows, key=lambda row: row.group)
         ),
     )
-    return element(
-        "div", table, class_="scroll", role="region", tabindex=0, aria_label=f"{laid.sheet.title}{which}: table"
-    )
+    return element("div", table, class_="scroll", role="region", tabindex=0, aria_label=f"{laid.heading}{which}: table")
 
 
 def _head(sides: Sequence[tuple[LaidColumn, Sequence[Side]]], stacked: bool) -> Iterator[Markup]:
@@ -66,22 +71,20 @@ def _head(sides: Sequence[tuple[LaidColumn, Sequence[Side]]], stacked: bool) -> 
     if grouped:
         for group, run in groupby(sides, key=lambda pair: pair[0].group):
             span = sum(len(shown) for _, shown in run)
-            scope = {"scope": "colgroup", "class_": "edge"}
-            rows[-1].append(element("th", group, colspan=span, **scope) if group else element("td", colspan=span))
+            head = element("th", group, colspan=span, scope="colgroup", class_="edge")
+            rows[-1].append(head if group else element("td", colspan=span))
         rows.append([])
+    words: list[Markup] = []
     for place, (column, shown) in enumerate(sides):
         unit = [element("span", column.unit, class_="unit")] if column.unit else []
-        scope = "colgroup" if several and len(shown) > 1 else "col"
         edge = _edge(columns, place)
-        rows[-1].append(element("th", column.name, *unit, scope=scope, colspan=len(shown), class_=edge))
-    if several:
-        rows.append(
-            [
-                element("th", side, scope="col", class_=_classes(side, _edge(columns, place) if first else ""))
-                for place, (_, shown) in enumerate(sides)
-                for side, first in zip(shown, [True, False, False], strict=False)
-            ]
-        )
+        if len(shown) > 1:
+            rows[-1].append(element("th", column.name, *unit, scope="colgroup", colspan=len(shown), class_=edge))
+            classes = [_classes(side, edge if side == shown[0] else "") for side in shown]
+            words += [element("th", side, scope="col", class_=name) for side, name in zip(shown, classes, strict=True)]
+        else:
+            rows[-1].append(element("th", column.name, *unit, scope="col", rowspan=1 + several, class_=edge))
+    rows += [words] if words else []
     return (element("tr", *row) for row in rows)
 
 
@@ -113,8 +116,8 @@ def _cells(cell: LaidCell, column: LaidColumn, edge: str, stacked: bool, identit
     if stacked and len(column.sides) > 1:
         lines = [
             element("span", _shown(cell.side(side), identity), class_=_classes(side, _size(cell, side)))
-            for side in column.sides
-            if cell.side(side).text != DASH or side != "difference"
+            for place, side in enumerate(column.sides)
+            if place == 0 or any(not cell.side(later).empty for later in column.sides[place:])
         ]
         yield element("td", *lines, class_=_classes("stack", edge))
         return
@@ -150,25 +153,28 @@ def _below(laid: Laid, identity: str) -> Markup:
     footnotes = [
         element("li", prose(note), id=f"{identity}-note-{number}") for number, note in enumerate(laid.notes, 1)
     ]
-    costs = [column for column, own in zip(laid.columns, laid.sheet.columns, strict=True) if own.metric.kind == "cost"]
-    colours = (
-        [element("span", *_colour_key(), class_="key")] if any("difference" in one.sides for one in costs) else []
-    )
     return element(
         "div",
         element("ol", *footnotes) if footnotes else "",
         *(element("p", prose(note)) for note in laid.sheet.notes),
-        element("p", " ".join(laid.legend), *([" "] if colours else []), *colours, class_="legend"),
+        element("p", prose(" ".join(laid.about_ours))) if laid.about_ours else "",
         class_="below",
     )
 
 
-def _colour_key() -> Iterator[str]:
-    limits = {
-        "near": f"at most {TOLERANCE:.1%}",
-        "off": f"at most {FAR:.0%}",
-        "far": "more",
-    }
-    yield "Costs: "
-    yield joined((element("span", text, class_=size) for size, text in limits.items()), ", ")
-    yield "."
+def how_to_read() -> Markup:
+    """What is the same in all tables of the page."""
+    limits = {"near": f"at most {TOLERANCE:.1%}", "off": f"at most {FAR:.0%}", "far": "more"}
+    colours = joined((element("span", text, class_=size) for size, text in limits.items()), ", ")
+    return joined(
+        [
+            "The difference is ours less the published; for costs, in per cent of the published: ",
+            colours,
+            ", uncoloured where the paper’s number cannot be reproduced. ",
+            element("b", "Bold"),
+            " is the best of a column and group of rows, ",
+            element("u", "underlined"),
+            " the second, among the published and among ours apart. A column of one number is published, unless it "
+            "says ours.",
+        ]
+    )
