@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from dynres.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 # Said elsewhere in the name, or no part of what the run is.
 _UNNAMED = {"experiment", "profile", "seed", "mode", "resume", "out", "ckpt", "sweep"}
@@ -71,6 +80,36 @@ def settings(cfg: Any, *free: str) -> dict[str, Any]:
 def unfinished(folder: Path) -> bool:
     """A run that began (its configuration is there) and did not end (its summary is not)."""
     return (folder / "config.yaml").is_file() and not (folder / "summary.json").is_file()
+
+
+@contextmanager
+def claimed(folder: Path, patience: float = 60.0) -> Iterator[None]:
+    """A run's folder for one process alone; another that is ending is waited for.
+
+    Args:
+        patience: seconds.
+
+    Raises:
+        UserError: another process still writes to it.
+    """
+    if fcntl is None:  # not on this system
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        until, told = time.monotonic() + patience, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise UserError(f"another process writes to {folder}: wait for it, or end it") from error
+                if not told:
+                    print(f"waiting for another process that writes to {folder}")
+                told = True
+                time.sleep(0.2)
+        yield
 
 
 def slug(overrides: Iterable[str], keep_seed: bool = False) -> str:

@@ -15,7 +15,7 @@ from dynres.errors import UserError
 from dynres.launch.find import begun, composed, finished, quoted
 from dynres.launch.process import Run, sigterm_raises
 
-STEP = re.compile(r"train: step (\d+)/(\d+)")  # a line of callbacks.progress
+STEP = re.compile(r"(?:train: step|test: image) (\d+)/(\d+)")  # lines of callbacks.progress
 EVERY = 20.0  # seconds between two lines about what runs
 
 
@@ -133,7 +133,7 @@ class Session:
             ended = one.run.ended()
             while not one.run.lines.empty():
                 if step := STEP.match(one.run.lines.get().lstrip()):
-                    one.share = int(step[1]) / max(int(step[2]), 1)
+                    one.share = max(one.share, int(step[1]) / max(int(step[2]), 1))  # the test comes after the training
                     one.first = one.share if one.first is None else one.first
             if ended:
                 self._running.remove(one)

@@ -31,7 +31,8 @@ def perform(cfg: DictConfig, run: Callable[[DictConfig], float], score: Callable
         The score; None where the job failed under Hydra's own sweeper, which would else leave out further batches.
 
     Raises:
-        UserError: it failed under another sweeper, which counts failures (`hydra.sweeper.max_failure_rate`).
+        UserError: the folder is of another job; or the job failed under another sweeper, which counts failures
+            (`hydra.sweeper.max_failure_rate`).
     """
     hydra, parent = HydraConfig.get(), os.getppid()
     folder = Path(hydra.runtime.output_dir)
@@ -41,21 +42,28 @@ def perform(cfg: DictConfig, run: Callable[[DictConfig], float], score: Callable
             before = read_job(folder)
             if before is not None and before.overrides != job.overrides:
                 raise UserError(f"{folder} is of another job, {' '.join(before.overrides)}")
-            return _performed(cfg, folder, job, run, score)
-    except UserError as error:
-        if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
-            return None
-        raise UserError(str(error)) from None
+            try:
+                return _performed(cfg, folder, job, before, run, score)
+            except UserError:
+                if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+                    return None
+                raise
     finally:
         if os.getppid() != parent and not watching():
             os._exit(1)  # the command was killed: nobody hears the result, nor ever ends this process (joblib)
 
 
 def _performed(
-    cfg: DictConfig, folder: Path, job: Job, run: Callable[[DictConfig], float], score: Callable[[Path], float]
+    cfg: DictConfig,
+    folder: Path,
+    job: Job,
+    before: Job | None,
+    run: Callable[[DictConfig], float],
+    score: Callable[[Path], float],
 ) -> float:
+    if before is not None and before.state == "failed":  # and stays so: see plan._forget
+        raise UserError(str(before.reason))
     if (folder / "summary.json").is_file():
-        before = read_job(folder)
         if before is None or before.state != "done":  # finished by hand
             write_job(folder, replace(job, state="done", ended=job.started, value=score(folder)))
             look()

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dynres.errors import UserError
-from dynres.sweep.record import FILE, Record, record_of, to_resume, write_record
+from dynres.sweep.record import FILE, Record, newest, record_of, same, write_record
 from dynres.sweep.state import FILE as STATE
 from dynres.sweep.state import key_of, read_jobs, runs
 from dynres.sweep.status import all_done
@@ -55,13 +55,13 @@ def plan(config: DictConfig) -> Plan:
     swept, jobs = _jobs(config)
     record = record_of(config, swept)
     folder = Path(config.hydra.sweep.dir)
-    before = to_resume(record, folder, Path(named) if named else None, all_done) if resume else None
+    before = _to_resume(record, folder, named, _chosen(config)) if resume else None
     if before is not None:
         _repeatable(config, record)
-        _forget(before)
+        _forget(before, in_turn=record.sweeper == "OptunaSweeper")
     elif resume:
         print("sweep.resume=true: no sweep of this command, starting a new one")
-    folder = before or _unused(folder, config)
+    folder = before or _unused(folder, _chosen(config))
     _direct(config, folder)
     if before is None:
         write_record(folder, record)
@@ -103,18 +103,39 @@ def _repeatable(config: DictConfig, record: Record) -> None:
         )
 
 
-def _forget(folder: Path) -> None:
-    """What has not finished waits again, but for jobs that outlived the command that started them."""
-    for job_folder, job in read_jobs(folder).items():
-        if job.state != "done" and not runs(job_folder):
+def _forget(folder: Path, in_turn: bool) -> None:
+    """What has not finished waits again, but for jobs that outlived the command that started them.
+
+    Args:
+        in_turn: jobs were chosen by how those before them ended. What failed before one that finished stays failed: a
+            value for it would have the sweeper choose others from there on.
+    """
+    jobs = read_jobs(folder)
+    last = max((job.number for job in jobs.values() if job.state == "done"), default=-1)
+    for job_folder, job in jobs.items():
+        settled = job.state == "done" or (in_turn and job.state == "failed" and job.number < last)
+        if not settled and not runs(job_folder):
             (job_folder / STATE).unlink()
 
 
-def _unused(folder: Path, config: DictConfig) -> Path:
+def _chosen(config: DictConfig) -> bool:
+    """Whether the command names its folder."""
+    return any(key_of(one) == "hydra.sweep.dir" for one in config.hydra.overrides.hydra)
+
+
+def _to_resume(record: Record, folder: Path, named: str | None, chosen: bool) -> Path | None:
+    if named is not None:
+        return same(Path(named), record)
+    if chosen:
+        return same(folder, record) if (folder / FILE).is_file() else None
+    return newest(record, folder.parent, all_done)
+
+
+def _unused(folder: Path, chosen: bool) -> Path:
     """The folder of a new sweep: a second one of the same second gets a number."""
     if not (folder / FILE).is_file():
         return folder
-    if any(key_of(one) == "hydra.sweep.dir" for one in config.hydra.overrides.hydra):
+    if chosen:
         raise UserError(f"{folder} holds a sweep already: sweep.resume=true resumes it, else name another folder")
     number = 2
     while (other := folder.with_name(f"{folder.name}-{number}")).exists():

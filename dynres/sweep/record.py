@@ -108,30 +108,31 @@ def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if before.get(key, absent) != now.get(key, absent)]
 
 
-def to_resume(now: Record, folder: Path, named: Path | None, finished: Callable[[Path], bool]) -> Path | None:
-    """The sweep that `sweep.resume=true` continues: the one named, else the newest of the same command.
-
-    Args:
-        folder: where a new sweep would be; its neighbours are looked at.
-        named: sweep.folder.
-        finished: of a sweep's folder, whether nothing of it is left to run.
-
-    Returns:
-        None where there is no such sweep: a new one starts.
+def same(folder: Path, now: Record) -> Path:
+    """The folder of a sweep that a command names.
 
     Raises:
-        UserError: the one named, or the newest unfinished one of the experiment, was started with other options.
+        UserError: it holds none, or one that was started with other options.
     """
-    if named is not None or (folder / FILE).is_file():
-        mine = named or folder
-        _refuse(mine, changed(read_record(mine), now))
-        return mine
-    records = {file.parent: read_record(file.parent) for file in folder.parent.glob(f"*/{FILE}")}
-    newest = sorted(records, key=lambda one: records[one].started, reverse=True)
-    for other in newest:
+    _refuse(folder, changed(read_record(folder), now))
+    return folder
+
+
+def newest(now: Record, parent: Path, finished: Callable[[Path], bool]) -> Path | None:
+    """The newest sweep of a command in a folder of sweeps, or None.
+
+    Args:
+        finished: of a sweep's folder, whether nothing of it is left to run.
+
+    Raises:
+        UserError: the newest unfinished sweep of the experiment was started with other options, and none with these.
+    """
+    records = {file.parent: read_record(file.parent) for file in parent.glob(f"*/{FILE}")}
+    by_age = sorted(records, key=lambda one: records[one].started, reverse=True)
+    for other in by_age:
         if not changed(records[other], now):
             return other
-    for other in newest:
+    for other in by_age:
         if records[other].experiment == now.experiment and not finished(other):
             _refuse(other, changed(records[other], now))
     return None

@@ -1,39 +1,35 @@
 """python -m dynres.tables (make reproduce-tables): the papers' tables and figures beside ours, from real runs.
 
 Where numbers of ours come from:
-  by default            costs are counted; demo-size networks, trained for a minute each on bundled photographs with three
-                        seeds, hold the papers' claims
-  --data PATH           nothing is trained: what needs no weights, and what --checkpoints holds, is tested on the real sets
-  --profile paper       every network of the tables is trained in the paper's size, on --data PATH
+  by default        costs are counted; demo-size networks, trained for a minute each on bundled photographs with three
+                    seeds, hold the papers' claims
+  --data PATH       nothing is trained: what needs no weights, and what --checkpoints holds, is tested on the real sets
+  --profile paper   every network of the tables is trained in the paper's size, on --data PATH
 
-What is finished is found again (same configuration, same code), what was interrupted goes on, what fails is named in its
-place. Writes REPORTS/index.html, and REPORTS/tables/PAPER_N.md, .csv and .tex.
+What is finished is found again (same configuration, same code), what was interrupted goes on, what fails is named in
+its place. Writes REPORTS/index.html, and REPORTS/tables/PAPER_N.md, .csv and .tex.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
 
 import dynres
 from dynres.errors import UserError, clean_exit
-from dynres.launch.session import Session
 from dynres.provenance import code_version
-from dynres.tables import acla, anysr, demo, flexir, lightweight_swinir, reference, tadt
-from dynres.tables.claims import verdicts
+from dynres.tables import acla, anysr, flexir, lightweight_swinir, reference, tadt
 from dynres.tables.figures.gallery import drawn
 from dynres.tables.render import files, markdown, page
-from dynres.tables.render.summary import TOLERANCE, Costs, costs
-from dynres.tables.sheet import FinishedRun, Measured, Ours, Sheet, System, TableMaker, Verdict
+from dynres.tables.render.summary import TOLERANCE, Costs, costs, paper_name
+from dynres.tables.sheet import Ours, Sheet, TableMaker
+from dynres.tables.sources import Asked, by_demo, by_tests, by_training
 from dynres.tables.validate import check
 
 TABLES: dict[str, TableMaker] = {
@@ -44,7 +40,7 @@ TABLES: dict[str, TableMaker] = {
     **lightweight_swinir.TABLES,
     **reference.TABLES,
 }
-Say = Callable[[str], None]
+SOURCES = {"demo": by_demo, "data": by_tests, "paper": by_training}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,6 +58,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--experiments", type=Path, default=Path("experiments"), help="published numbers and plans")
     parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, at most 4; with GPUs one")
     parser.add_argument("--cluster", choices=("slurm", "local"), help="runs as jobs of submitit, with --profile paper")
+    parser.add_argument("--cluster-parameter", action="append", default=[], metavar="KEY=VALUE", help="of its jobs")
+    parser.add_argument(
+        "--runs", type=Path, action="append", default=[], help="also count finished paper-size runs here"
+    )
     parser.add_argument("--check", action="store_true", help="only look whether the published numbers can be")
     options = parser.parse_intermixed_args(arguments)
     if options.table is not None and options.table not in TABLES:
@@ -78,8 +78,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
     if options.checkpoints is not None and (options.data is None or options.profile is not None):
         raise UserError("--checkpoints are tested on real sets: give --data PATH, and no --profile")
-    if options.cluster and options.profile != "paper":
-        raise UserError("--cluster is for --profile paper")
+    if (options.cluster or options.runs) and options.profile != "paper":
+        raise UserError("--cluster and --runs are for --profile paper")
     return options
 
 
@@ -90,27 +90,6 @@ def published(experiments: Path, paper: str) -> Mapping[str, Any]:
         raise UserError(f"{file} does not exist: run from a clone, or give --experiments PATH")
     found: Mapping[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return found
-
-
-class Asked:
-    """An `Ours` that has nothing, and remembers what a table asks for."""
-
-    label = "nothing measured"
-
-    def __init__(self) -> None:
-        self.systems: dict[int, System] = {}
-        self.cells: list[tuple[System, str, str, str]] = []
-
-    def measured(self, system: System, dataset: str, level: str, protocol: str, metric: str) -> Measured:
-        """Nothing."""
-        self.systems[id(system)] = system
-        self.cells.append((system, dataset, level, protocol))
-        return Measured()
-
-    def own(self, systems: Sequence[System]) -> Sequence[tuple[str, str]]:
-        """Nothing."""
-        self.systems |= {id(system): system for system in systems}
-        return []
 
 
 def made(keys: Sequence[str], content: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Ours]) -> list[Sheet]:
@@ -129,7 +108,7 @@ def told(found: Costs) -> str:
     return f"{found.within} of {found.compared} costs that can be compared are within {TOLERANCE:.1%}{worst}"
 
 
-def about(options: argparse.Namespace, what: str) -> dict[str, str]:
+def about(what: str) -> dict[str, str]:
     """The foot of the page. No times: a run that was interrupted ends with the same page."""
     return {
         "version": f"dynres {dynres.__version__}, code {code_version()}",
@@ -138,23 +117,6 @@ def about(options: argparse.Namespace, what: str) -> dict[str, str]:
         "make reproduce-tables DATA=/path/to/sets CHECKPOINTS=/path/to/weights\n"
         "make reproduce-tables profile=paper DATA=/path/to/sets",
     }
-
-
-def by_demo(
-    options: argparse.Namespace, keys: Sequence[str], asked: Mapping[str, Asked], say: Say
-) -> tuple[dict[str, Ours], Session]:
-    """Train what the demo of these tables needs; all of it where no table was chosen."""
-    wanted = []
-    for paper in asked:
-        if (options.experiments / paper / "demo.yaml").is_file():
-            names = {system.demo for system in asked[paper].systems.values()} if options.table else None
-            wanted += demo.plan(paper, options.experiments, options.profile or "demo", options.overrides, names)
-    wanted.sort(key=lambda one: one.name.rpartition(" ")[2])  # the first seed of all papers before the second
-    on_gpu = torch.cuda.is_available()
-    jobs = options.jobs or (1 if on_gpu else max(1, min(4, os.cpu_count() or 1)))
-    session = Session(wanted, options.out, say, jobs, None if on_gpu else 1, code_version())
-    session.run()
-    return {paper: demo.Demo(paper, session) for paper in asked}, session
 
 
 @clean_exit
@@ -179,23 +141,22 @@ def main() -> None:
     if options.check:
         say(f"{len(counted)} tables can be what they are")
         return
-    ours, session = by_demo(options, keys, asked, say)
-    sheets = made(keys, content, ours)
+    source = SOURCES["paper" if options.profile == "paper" else "data" if options.data else "demo"](options, asked, say)
+    sheets = made(keys, content, source.ours)
     for file in files.write(options.reports / "tables", sheets):
         say(f"written: {file}")
     say(told(costs(sheets)))
     if options.table:
         say(markdown.render(sheets))
     else:
-        judged: list[Verdict] = [one for paper in papers for one in verdicts(ours[paper])]
-        runs: list[FinishedRun] = [run for paper in papers for run in ours[paper].runs]
-        pictures = list(track(drawn(runs, content), "drawing", console=Console(stderr=True), transient=True))
-        page.write(options.reports / "index.html", sheets, judged, pictures, about(options, ours[papers[0]].label))
-        for verdict in judged:
-            say(f"{verdict.verdict}: {verdict.claim} ({verdict.paper})")
+        pictures = list(track(drawn(source.runs, content), "drawing", console=Console(stderr=True), transient=True))
+        what = source.ours[papers[0]].label
+        page.write(options.reports / "index.html", sheets, source.verdicts, pictures, about(what))
+        for one in source.verdicts:
+            say(f"{one.verdict}: {one.claim} ({paper_name(one.paper)})")
         say(f"the page: {options.reports / 'index.html'}")
-    if session.failed:
-        sys.exit(2)
+    if source.failed:
+        raise UserError(f"{len(source.failed)} runs failed, which the tables name: {', '.join(source.failed)}")
 
 
 if __name__ == "__main__":

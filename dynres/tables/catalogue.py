@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from dynres.checkpoint_io import load_plain
@@ -158,7 +158,10 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _START = "(?:^|[^a-z0-9])"
 SAID: dict[str, tuple[str, str | None]] = {
     "realsr": ("realsr|bsrgan", None),
-    "sr": (rf"(?<!real)sr(?![a-z])|{_START}(?:bi)?x\d", rf"{_START}(?:bi)?x(\d+)(?![a-z0-9])"),
+    "sr": (
+        rf"(?:classical|light|lightweight|{_START})sr(?![a-z])|{_START}(?:bi)?x\d",
+        rf"{_START}(?:bi)?x(\d+)(?![a-z0-9])",
+    ),
     "denoise": ("dn(?![a-z])|denois|noise|sigma|blind", rf"(?:noise|sigma|{_START}n)[_=-]?(\d+)(?![a-z0-9])"),
     "car": (rf"jpe?g|deblock|{_START}car(?![a-z])", rf"(?:jpe?g|quality|{_START}q)[_=-]?(\d+)(?![a-z0-9])"),
     "demosaic": (rf"mosaic|{_START}dm(?![a-z])", None),
@@ -227,6 +230,8 @@ class Weights:
             return 3 if self.task["name"] == task and _within(self.task.get(option), level.removeprefix(label)) else 0
         name = self.path.stem.lower()
         said = {kind: SAID[kind][1] for kind in SAID if re.search(SAID[kind][0], name)}
+        if "realsr" in said:  # for whose scale it is not said, too
+            said = {"realsr": None}
         if not said and kind == "denoise" and re.search(LAST_NUMBER, name):
             said = {kind: LAST_NUMBER}
         if not said:
@@ -255,13 +260,21 @@ def identity(network: Mapping[str, Any]) -> str:
 
 
 def _filled(node: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(get_class(node["_target_"])).parameters
-    options = {name: node.get(name, parameter.default) for name, parameter in parameters.items()}
-    options = {name: None if value is inspect.Parameter.empty else value for name, value in options.items()}
+    """With every option; a named constructor (edsr_baseline) is its class with its defaults."""
+    made = get_object(node["_target_"])
+    kind = made if inspect.isclass(made) else get_type_hints(made)["return"]
+    told = _defaults(made) | dict(node)
+    options = {name: told.get(name, default) for name, default in _defaults(kind).items()}
     nested = {
         name: _filled(value) for name, value in options.items() if isinstance(value, Mapping) and "_target_" in value
     }
-    return {"_target_": node["_target_"], **options, **nested}
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **options, **nested}
+
+
+def _defaults(made: Any) -> dict[str, Any]:
+    """Option -> default, None where there is none."""
+    parameters = inspect.signature(made).parameters.values()
+    return {each.name: None if each.default is each.empty else each.default for each in parameters}
 
 
 def weights_below(folder: Path) -> tuple[list[Weights], list[str]]:

@@ -151,7 +151,9 @@ def plan(
     planner.plan = Plan(given.plan(alone, catalogue, (), overrides))
     for system, dataset, level, protocol in places:
         if not _untrained(system, level) and system.recipe is not None:
-            planner.ask(system.recipe(level), f"{paper}/{system.name} {level}", dataset, level, protocol)
+            one_for_all = len({system.recipe(other) for _, other in system.published}) == 1
+            title = " ".join(filter(None, [system.group, system.name, "" if one_for_all else level]))
+            planner.ask(system.recipe(level), f"{paper}/{title}", dataset, level, protocol)
     for recipe in list(planner.asked):
         planner.train(recipe)
     planner.plan.wanted += planner.later + planner.plan.tests.wanted

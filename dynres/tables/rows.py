@@ -78,7 +78,7 @@ def with_costs(sheet: Sheet, columns: Sequence[Column], cells: Sequence[Sequence
         cells: of each row.
     """
     rows = (replace(row, cells=(*mine, *row.cells)) for row, mine in zip(sheet.rows, cells, strict=True))
-    label = f"costs: counted at the paper's size; quality: {sheet.label}"
+    label = f"costs: counted at the paper's size; quality: {sheet.label.removeprefix('ours: ')}"
     return replace(sheet, columns=(*columns, *sheet.columns), rows=tuple(rows), label=label)
 
 

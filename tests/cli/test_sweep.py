@@ -108,7 +108,7 @@ def killed(command: list[str], seed: int, step: int) -> int:
     def save_and_die(self: Checkpoints, trainer: Trainer) -> None:
         save(self, trainer)
         method: Any = trainer.lightning_module
-        if trainer.global_step == step and method.hparams.get("seed", method.seed) == seed:
+        if trainer.global_step == step and method.seed == seed:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def child() -> None:
@@ -219,7 +219,7 @@ def test_optuna_maximises_what_a_run_returns_and_resumes(here: Path, tiny: list[
     """Its third trial is chosen by what the first two gave: resumed with their results, it proposes the same."""
     needs("optuna")
     command = ["-m", "+experiment=tadt_liif", "+sweep=optuna", *tiny, *SHORT, "hydra.sweeper.n_trials=3"]
-    command.append("+hydra.sweeper.sampler.n_startup_trials=1")
+    command.append("hydra.sweeper.sampler.n_startup_trials=1")
     ended = typed(*command)
     assert ended.code == 0, ended.err
     sweep = sweep_of(here)

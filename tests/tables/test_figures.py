@@ -169,6 +169,10 @@ def test_published_shares_are_of_our_count_of_the_whole_network() -> None:
     shares = tadt._published_shares({"tadt": published("tadt")})
     assert shares["tadt"]["x2"] == pytest.approx(6986.91 / 7461.66, abs=1e-4)
     assert shares["tadt_no_beta_loss"]["x4"] == pytest.approx(1936.01 / 1954.04, abs=1e-4)
+    ours = {"tadt": {"x2": Measured(0.7, 0.1, 3), "x6": Measured(0.9, 0.1, 3)}}
+    (axes,) = tadt.share_figure(ours, shares).axes
+    assert points(axes, "with the beta loss, published") == ([0, 1, 2], pytest.approx(list(shares["tadt"].values())))
+    assert points(axes, "with the beta loss, ours") == (pytest.approx([0, 3], abs=0.05), [0.7, 0.9])
 
 
 def test_the_routing_map_shows_the_share_of_photographs(everything: list[FinishedRun]) -> None:

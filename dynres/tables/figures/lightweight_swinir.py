@@ -37,25 +37,27 @@ def _rates(runs: Runs, scope: str) -> dict[int, list[FinishedRun]]:
 
 def rates(runs: Runs, published: Published) -> list[Picture]:
     """PSNR by pruning rate, ours and published, each beside its uncut network."""
-    uncut = runs.of("lightweight_swinir", "uncut")
-    found = {scope: some for scope in SCOPES if (some := _rates(runs, scope))}
-    if not uncut or not found:
+    ours: dict[str, dict[int, Measured]] = {}
+    theirs, own = _published(published), ""
+    if uncut := runs.of("lightweight_swinir", "uncut"):
+        found = {scope: some for scope in SCOPES if (some := _rates(runs, scope))}
+        start = metric(uncut, LEVEL, "psnr")
+        for scope, by_rate in found.items():
+            ours[scope] = {0: start, **{rate: metric(some, LEVEL, "psnr") for rate, some in by_rate.items()}}
+        about = networks(uncut, *(some for by_rate in found.values() for some in by_rate.values()))
+        plain = metrics(uncut[0])[LEVEL]["psnr_plain"]
+        own = f"Ours: held-out photographs at x2 after fine-tuning, bicubic {plain:.2f} dB; {about}."
+    if not ours and not theirs:
         return []
-    start = metric(uncut, LEVEL, "psnr")
-    ours = {
-        scope: {0: start, **{rate: metric(some, LEVEL, "psnr") for rate, some in by_rate.items()}}
-        for scope, by_rate in found.items()
-    }
-    about = networks(uncut, *(some for by_rate in found.values() for some in by_rate.values()))
+    printed = "Published: Table 1, whose Manga109 cell of MLP at 75% is a misprint." if theirs else ""
     return [
         Picture(
             "lightweight_swinir",
             "PSNR by pruning rate",
-            "Left: held-out photographs at x2, cut networks after fine-tuning; bicubic enlargement gives "
-            f"{metrics(uncut[0])[LEVEL]['psnr_plain']:.2f} dB; {about}. Right: the paper's Table 1, "
-            "whose Manga109 cell of MLP at 75% is a misprint.",
-            f"PSNR of ours and of the paper, cut in {', '.join(SCOPES[scope][0] for scope in found)} from 0 to 75%.",
-            png(rate_figure(ours, _published(published))),
+            " ".join(filter(None, (own if ours else "", printed))),
+            "PSNR over the share of channels that is cut, from 0 to 75%: "
+            f"{' and '.join(['ours'] * bool(ours) + ['published'] * bool(theirs))}.",
+            png(rate_figure(ours, theirs)),
             wide=True,
         )
     ]
@@ -78,23 +80,24 @@ def rate_figure(
     ours: Mapping[str, Mapping[int, Measured]], theirs: Mapping[tuple[str, str], Mapping[int, float]]
 ) -> Figure:
     """Scope -> rate -> PSNR; at rate 0 the uncut network."""
-    figure, ((left, *right),) = new(PAGE, 3.9, columns=2 if theirs else 1)
-    for number, (scope, by_rate) in enumerate(ours.items()):
-        words, colour, marker, _ = SCOPES[scope]
-        places = [rate + (1.2 * number - 0.6) * (len(ours) > 1) * (rate > 0) for rate in by_rate]
-        bars(left, places, list(by_rate.values()), color=colour, marker=marker, label=words)
-    left.set_title("ours, photographs")
-    left.set_ylabel("PSNR, dB")
-    for axes in right:
+    figure, (panels,) = new(PAGE, 3.9, columns=bool(ours) + bool(theirs))
+    for axes in panels[: bool(ours)]:
+        for number, (scope, by_rate) in enumerate(ours.items()):
+            words, colour, marker, _ = SCOPES[scope]
+            places = [rate + (1.2 * number - 0.6) * (len(ours) > 1) * (rate > 0) for rate in by_rate]
+            bars(axes, places, list(by_rate.values()), color=colour, marker=marker, label=words)
+        axes.set_title("ours, photographs")
+    for axes in panels[bool(ours) :]:
         for (scope, dataset), cells in theirs.items():
             words, colour, marker, _ = SCOPES[scope]
             style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": SETS[dataset]}
             axes.plot(list(cells), list(cells.values()), **style, label=f"{words}, {dataset}")
         axes.set_title("published")
-    for axes in (left, *right):
+    for axes in panels:
         axes.set_xticks([0, *RATES.values()], ["uncut", *(f"{rate}%" for rate in RATES.values())])
         axes.set_xlabel("channels cut")
         axes.legend(loc="best")
+    panels[0].set_ylabel("PSNR, dB")
     return figure
 
 

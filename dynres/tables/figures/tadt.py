@@ -7,20 +7,26 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from dynres.cost.counter import count_parameters
 from dynres.tables.figures import labels
 from dynres.tables.figures.found import Published, Runs, lines, metric, metrics, networks, over_seeds, sentence
 from dynres.tables.figures.labels import Label
 from dynres.tables.figures.style import COLOURS, COLUMN, DARK, LIGHT, band, bars, new, png
-from dynres.tables.sheet import Picture
+from dynres.tables.sheet import FinishedRun, Measured, Picture
 from dynres.tables.tadt import EXTRACTORS, SCALES, extractor, gmacs, mean_gmacs
 
 AREA = 20.0  # square points a million parameters
 APART = 0.005  # counts that differ by less than that of the published one are not drawn beside it
 TINTS = {"TADT": COLOURS["tadt"], "Baseline": COLOURS["baseline"]}
 LOSSES = {"tadt": ("with the beta loss", COLOURS["tadt"]), "tadt_no_beta_loss": ("without", COLOURS["anysr"])}
+
+LEGEND = (
+    "The area of a disc is in proportion to the parameters that we count (in the paper the radius is). Filled discs "
+    "stand at the published costs. An open ring is our count, where it differs by more than 0.5% or nothing is "
+    "published; TADT's is with every branch on, the published one of its trained routing."
+)
 
 # ------------------------------------------------------------------------------------------------ Figure 1
 
@@ -55,9 +61,7 @@ def _discs(quality: Mapping[str, Any], table: Mapping[str, Any], scale: int) -> 
         "tadt",
         f"Figure 1, {level}",
         f"PSNR on the DIV2K validation set under LIIF (Table 1) against multiply-accumulates (Table 3), at {level}. "
-        "The area of a disc is in proportion to the parameters that we count (in the paper the radius is). Filled "
-        "discs stand at the published costs. An open ring is our count, where it differs by more than 0.5% or nothing "
-        "is published; TADT's is with every branch on, the published one of its trained routing.",
+        f"{LEGEND if scale == SCALES[0] else f'Discs and rings as at x{SCALES[0]}.'}",
         f"Discs over GFLOPs and PSNR for {len(found)} feature extractors at {level}; {best} stands highest, with "
         f"{found[best].psnr:.2f} dB.",
         png(disc_figure(found)),
@@ -145,37 +149,47 @@ def cost_figure(
 
 
 def shares(runs: Runs, published: Published) -> list[Picture]:
-    """What Figure 2 tells, of our runs: the part of all its branches' cost that a TADT spends at each scale."""
-    found = runs.named("tadt", LOSSES)
-    if not found:
+    """What Figure 2 tells, of Tables 3 and 5 and of our runs: the part of every branch's cost that a TADT spends."""
+    found, theirs = runs.named("tadt", LOSSES), _published_shares(published)
+    if not found and not theirs:
         return []
-    levels = list(metrics(next(iter(found.values()))[0]))
-    figure, ((axes,),) = new(COLUMN, 4.1)
-    printed = _published_shares(published)
-    for number, (name, (words, colour)) in enumerate(LOSSES.items()):
-        theirs = {levels.index(at): 100 * share for at, share in printed.get(name, {}).items() if at in levels}
-        if theirs:
-            how: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "label": f"{words}, published"}
-            axes.plot(list(theirs), list(theirs.values()), "D:", **how)
-        if name in found:
-            ours = [metric(found[name], level, "macs_fraction", 100) for level in levels]
-            places = [place + 0.06 * (number - 0.5) for place in range(len(levels))]
-            bars(axes, places, ours, color=colour, label=f"{words}, ours")
-    axes.set(xlabel="scale", ylabel="share of the cost with every branch")
-    axes.set_xticks(range(len(levels)), levels)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}%"))
-    axes.legend(loc="best")
+    ours = {name: _spent(some) for name, some in found.items()}
+    own = f" Ours: on the held-out photographs, {networks(*found.values())}." if found else ""
     return [
         Picture(
             "tadt",
             "What TADT spends at each scale",
             "Multiply-accumulates spent, as a share of those with every branch on. Published: Tables 3 and 5 over our "
-            "count of the paper's network on the DIV2K validation set. Ours: on the held-out photographs, "
-            f"{networks(*found.values())}.",
-            f"Share of the full cost over the scales {', '.join(levels)}, with and without the beta loss.",
-            png(figure),
+            f"count of the paper's network on the DIV2K validation set.{own}",
+            "Share of the full cost over the scales, with and without the beta loss.",
+            png(share_figure(ours, theirs)),
         )
     ]
+
+
+def _spent(runs: Sequence[FinishedRun]) -> dict[str, Measured]:
+    """Level -> share of the full cost."""
+    return {level: metric(runs, level, "macs_fraction") for level in metrics(runs[0])}
+
+
+def share_figure(ours: Mapping[str, Mapping[str, Measured]], theirs: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Run -> level -> share of the full cost, of our runs and of the paper's that they stand for."""
+    figure, ((axes,),) = new(COLUMN, 4.1)
+    known = {level for some in (*ours.values(), *theirs.values()) for level in some}
+    levels = sorted(known, key=lambda level: float(level[1:]))  # "x2"
+    for number, (name, (words, colour)) in enumerate(LOSSES.items()):
+        if name in theirs:
+            places = [levels.index(level) for level in theirs[name]]
+            how: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "label": f"{words}, published"}
+            axes.plot(places, list(theirs[name].values()), "D:", **how)
+        if name in ours:
+            beside = [levels.index(level) + 0.06 * (number - 0.5) for level in ours[name]]
+            bars(axes, beside, list(ours[name].values()), color=colour, label=f"{words}, ours")
+    axes.set(xlabel="scale", ylabel="share of the cost with every branch")
+    axes.set_xticks(range(len(levels)), levels)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="best")
+    return figure
 
 
 def _published_shares(published: Published) -> dict[str, dict[str, float]]:
