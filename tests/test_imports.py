@@ -46,7 +46,17 @@ MAY_KNOW: dict[str, set[str]] = {
 
 # Commands put everything together: they may know every room, and no room may know them.
 COMMANDS = frozenset(
-    {"run", "upscale", "calibrate", "launch", "tables", "pareto", "cost.__main__", "interop.__main__", "export.__main__"}
+    {
+        "run",
+        "upscale",
+        "calibrate",
+        "launch",
+        "tables",
+        "pareto",
+        "cost.__main__",
+        "interop.__main__",
+        "export.__main__",
+    }
 )
 PLACED = COMMON | MAY_KNOW.keys() | COMMANDS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -127,7 +128,10 @@ def newest(now: Record, parent: Path, finished: Callable[[Path], bool]) -> Path 
     Raises:
         UserError: the newest unfinished sweep of the experiment was started with other options, and none with these.
     """
-    records = {file.parent: read_record(file.parent) for file in parent.glob(f"*/{FILE}")}
+    records = {}
+    for file in parent.glob(f"*/{FILE}"):
+        with suppress(UserError):  # of another version
+            records[file.parent] = read_record(file.parent)
     by_age = sorted(records, key=lambda one: records[one].started, reverse=True)
     for other in by_age:
         if not changed(records[other], now):

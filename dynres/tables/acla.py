@@ -15,8 +15,8 @@ import torch
 from dynres.backbones.acla import CrossLayer
 from dynres.contracts import Task
 from dynres.cost.counter import count_macs, count_parameters
-from dynres.tables.published import said
-from dynres.tables.rows import at, cost, counted, levels_of, measures, network, with_costs, with_digits
+from dynres.tables.published import network, said
+from dynres.tables.rows import at, cost, counted, levels_of, measures, with_costs, with_digits
 from dynres.tables.sheet import METRICS, Cell, Column, Measured, Metric, Ours, Row, Sheet, TableMaker
 from dynres.upsamplers.base import GridUpsampler
 

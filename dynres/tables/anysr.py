@@ -16,8 +16,7 @@ from dynres.backbones.anysr import AnySR
 from dynres.callbacks.subnets import BY_SCALE
 from dynres.contracts import Task
 from dynres.cost.counter import count_parameters
-from dynres.tables.common import published_network
-from dynres.tables.published import always, renamed, said
+from dynres.tables.published import always, network, said
 from dynres.tables.sheet import Cell, Column, Measured, Metric, Ours, Recipe, Row, Sheet, System, TableMaker, quality
 
 # As the paper calls them -> conf/backbone.
@@ -48,9 +47,9 @@ COUNT = Metric("count", "", 0, "less", (0.0, 1e9), "cost")
 
 
 @cache
-def extractor(network: str, enhanced: bool) -> AnySR:
+def extractor(name: str, enhanced: bool) -> AnySR:
     """A backbone of conf/backbone in its published size, on the meta device."""
-    backbone = published_network([f"backbone={network}", f"backbone.enhanced={str(enhanced).lower()}"]).backbone
+    backbone = network(("method=assr", f"backbone={name}", f"backbone.enhanced={str(enhanced).lower()}")).backbone
     assert isinstance(backbone, AnySR)
     return backbone
 
@@ -147,7 +146,7 @@ def subnets(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
     title = f"No table of the paper: {table['title']}"
 
     def sheet(title: str, rows: list[System], metrics: list[str]) -> Sheet:
-        found = renamed(quality("anysr/2", title, rows, metrics, table["protocol"], ours, **said(table)))
+        found = quality("anysr/2", title, rows, metrics, table["protocol"], ours, **said(table))
         return replace(found, columns=tuple(replace(column, ours=True) for column in found.columns))
 
     trained = [system for system in systems(*DEMO, {}, ablated=True) if system.demo is not None]

@@ -15,7 +15,8 @@ from dynres.backbones.flexir import FlexIR
 from dynres.cost.__main__ import measure
 from dynres.cost.counter import count_macs, count_parameters
 from dynres.restorer import Restorer
-from dynres.tables.rows import cost, counted, levels_of, measures, network, with_costs, with_digits
+from dynres.tables.published import network
+from dynres.tables.rows import cost, counted, levels_of, measures, with_costs, with_digits
 from dynres.tables.sheet import METRICS, Cell, Column, Measured, Ours, Sheet, TableMaker
 
 COSTS = (Column("#Params", METRICS["params"]), Column("MACs", METRICS["gmacs"]))

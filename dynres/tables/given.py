@@ -258,7 +258,7 @@ class Given:
         failed: name -> reason.
     """
 
-    label = "ours: tests of given weights, and of inputs that need no network, on the real sets"
+    label = "tests of given weights, and of inputs that need no network, on the real sets"
 
     def __init__(self, plan: Plan, catalogue: Catalogue, found: Mapping[str, Path], failed: Mapping[str, str]) -> None:
         self.plan, self.catalogue, self.found, self.failed = plan, catalogue, found, failed

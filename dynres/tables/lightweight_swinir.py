@@ -13,8 +13,7 @@ from math import ceil, floor
 from typing import Any
 
 from dynres.cost.__main__ import measure
-from dynres.tables.common import published_network
-from dynres.tables.published import always, said
+from dynres.tables.published import always, network, said
 from dynres.tables.sheet import (
     METRICS,
     Cell,
@@ -112,9 +111,9 @@ MADE = {
 
 
 @cache
-def counted(network: tuple[str, ...], height: int, width: int) -> dict[str, int]:
+def counted(overrides: tuple[str, ...], height: int, width: int) -> dict[str, int]:
     """{"params", "macs"} of such choices for one low-resolution image of this size, at x2."""
-    return measure(published_network([*SCALE, *network]), (height, width), "all", 2.0)
+    return measure(network(("method=assr", *SCALE, *overrides)), (height, width), "all", 2.0)
 
 
 def system(name: str, cells: Mapping[str, list[float | None]], level: str, group: str = "") -> System:

@@ -290,7 +290,7 @@ class PaperSize:
         found, failed: of the session that ran it, by name.
     """
 
-    label = "ours: networks trained here in the paper's size"
+    label = "networks trained here in the paper's size"
 
     def __init__(
         self,

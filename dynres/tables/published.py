@@ -1,12 +1,16 @@
-"""What the papers' published.yaml files have in common: what they say of a table beside its numbers."""
+"""What the papers' tables have in common: what published.yaml says beside numbers, and the networks it names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from dynres.tables.sheet import Recipe, Sheet
+import torch
+
+from dynres.build import build_restorer, compose_checked, network_description
+from dynres.restorer import Restorer
+from dynres.tables.sheet import Recipe
 
 
 def said(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,8 +28,8 @@ def always(recipe: Recipe) -> Callable[[str], Recipe]:
     return lambda level: recipe
 
 
-def renamed(sheet: Sheet) -> Sheet:
-    """Columns of MACs in a table of quality, called so."""
-    return replace(
-        sheet, columns=tuple(replace(column, name=column.name.replace("GMACS", "MACs")) for column in sheet.columns)
-    )
+@cache
+def network(overrides: tuple[str, ...]) -> Restorer:
+    """What arguments of `python -m dynres.run` train, in the paper's size, on the meta device."""
+    with torch.device("meta"):
+        return build_restorer(network_description(compose_checked(["profile=paper", *overrides]))).eval()

@@ -15,13 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
-import torch
-
-from dynres.build import build_restorer, compose_checked, network_description
-from dynres.restorer import Restorer
 from dynres.tables.published import said
 from dynres.tables.sheet import Cell, Column, Measured, Ours, Recipe, Sheet, System, quality
 
@@ -78,7 +73,7 @@ def with_costs(sheet: Sheet, columns: Sequence[Column], cells: Sequence[Sequence
         cells: of each row.
     """
     rows = (replace(row, cells=(*mine, *row.cells)) for row, mine in zip(sheet.rows, cells, strict=True))
-    label = f"costs: counted at the paper's size; quality: {sheet.label.removeprefix('ours: ')}"
+    label = f"costs: counted at the paper's size; quality: {sheet.label}"
     return replace(sheet, columns=(*columns, *sheet.columns), rows=tuple(rows), label=label)
 
 
@@ -106,10 +101,3 @@ def counted(about: Mapping[str, Any], level: str) -> tuple[str, ...] | None:
 def levels_of(table: Mapping[str, Any]) -> list[str]:
     """The levels of a table, of its first row's first test set."""
     return list(next(iter(next(iter(table["rows"].values())).values())))
-
-
-@cache
-def network(overrides: tuple[str, ...]) -> Restorer:
-    """What a recipe trains, in the paper's size, on the meta device."""
-    with torch.device("meta"):
-        return build_restorer(network_description(compose_checked(["profile=paper", *overrides]))).eval()

@@ -255,7 +255,8 @@ def _beside(published: float | None, ours: Measured | None) -> Cell:
 
 def _name(level: str, metric: str, metrics: Sequence[str]) -> str:
     """ "x2", or "x2 SSIM" where the table has several metrics."""
-    return level if len(metrics) == 1 else f"{level} {metric.upper().replace('_', '-')}".strip()
+    name = {"gmacs": "MACs"}.get(metric, metric.upper().replace("_", "-"))
+    return level if len(metrics) == 1 else f"{level} {name}".strip()
 
 
 Judgement = Literal["supported", "not supported", "undecided", "not measured"]

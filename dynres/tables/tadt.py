@@ -15,8 +15,7 @@ from typing import Any
 from dynres.backbones.base import Backbone
 from dynres.backbones.tadt import TADT
 from dynres.cost.counter import count_parameters
-from dynres.tables.common import published_network
-from dynres.tables.published import always, renamed, said
+from dynres.tables.published import always, network, said
 from dynres.tables.sheet import METRICS, Cell, Column, Measured, Ours, Recipe, Row, Sheet, System, TableMaker, quality
 
 # As the paper calls them -> conf/backbone, conf/upsampler.
@@ -112,7 +111,7 @@ def losses(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
     table, costs = published["table5"], published["table3"]
     systems = [design(name, cells) for name, cells in table["rows"].items()]
     title = f"Table 5: {table['title']}"
-    sheet = renamed(quality("tadt/5", title, systems, ["psnr", "gmacs"], table["protocol"], ours, **said(table)))
+    sheet = quality("tadt/5", title, systems, ["psnr", "gmacs"], table["protocol"], ours, **said(table))
     rows = []
     for row in sheet.rows:
         cells = [
@@ -138,9 +137,9 @@ def spent(cell: Cell, table: Mapping[str, Any], scale: int) -> Cell:
 
 
 @cache
-def extractor(network: str) -> Backbone:
+def extractor(name: str) -> Backbone:
     """A backbone of conf/backbone in its published size, on the meta device."""
-    return published_network([f"backbone={network}"]).backbone
+    return network(("method=assr", f"backbone={name}")).backbone
 
 
 @cache

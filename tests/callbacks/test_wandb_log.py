@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,23 +26,34 @@ from dynres.callbacks.ways import against_macs
 from dynres.errors import UserError
 
 
-def records(folder: Path) -> Iterator[Any]:
-    """The records of the offline run in a folder.
+def records(folder: Path) -> list[Any]:
+    """The records of the offline run in a folder, once W&B's process has written the last of them."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20
+    while not (found := list(parsed(file.read_bytes()))) or not any(record.HasField("exit") for record in found):
+        assert time.monotonic() < deadline, f"{file} has {len(found)} records, and no last one"
+        time.sleep(0.05)
+    return found
 
-    The file is a header of 7 bytes, then blocks of 32 KiB with pieces of records: crc (4 bytes), length (2), kind (1: a
-    whole record, 2, 3, 4: its first, a middle and its last piece); what is left of a block has no room for a header.
+
+def parsed(content: bytes) -> Iterator[Any]:
+    """The records of a .wandb file, as far as it is written.
+
+    It is a header of 7 bytes, then blocks of 32 KiB with pieces of records: crc (4 bytes), length (2), kind (1: a whole
+    record, 2, 3, 4: its first, a middle and its last piece); what is left of a block has no room for a header.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    content, at, parts = file.read_bytes(), 7, b""
+    at, parts = 7, b""
     while at + 7 <= len(content):
         if (room := 32768 - at % 32768) < 7:
             at += room
             continue
         length, kind = struct.unpack_from("<HB", content, at + 4)
-        parts += content[at + 7 : at + 7 + length]
         at += 7 + length
+        if at > len(content):
+            return
+        parts += content[at - length : at]
         if kind in (1, 4):
             yield Record.FromString(parts)
             parts = b""

@@ -11,7 +11,8 @@ import pytest
 from dynres.build import compose_checked
 from dynres.cost.counter import count_parameters
 from dynres.tables import acla
-from dynres.tables.rows import at, network, systems
+from dynres.tables.published import network
+from dynres.tables.rows import at, systems
 from dynres.tables.sheet import Sheet
 from dynres.tables.validate import check
 

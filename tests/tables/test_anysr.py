@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynres.tables import anysr
-from dynres.tables.common import published_network
+from dynres.tables.published import network as built
 from dynres.tables.sheet import Recipe, Sheet
 
 from .fakes import Fake, cell, demo_runs, published, row, stands, worst_cost
@@ -66,7 +66,7 @@ def test_what_the_note_says_of_the_whole_network_follows() -> None:
         for scale, step in ((2, 1), (3, 2)):
             saved = (macs[-1] - macs[step]) / (macs[-1] + scale**2 * 806_144)
             assert f"{saved:.1%}" in note, (name, scale, saved)
-    network = published_network(["backbone=anysr_edsr", "upsampler=srno"])
+    network = built(("method=assr", "backbone=anysr_edsr", "upsampler=srno"))
     assert 0.6 * 806_144 < network.upsampler.macs(48, 48, (96, 96)) / 96**2 < 806_144
 
 

@@ -15,7 +15,8 @@ from dynres.cost.__main__ import measure
 from dynres.cost.counter import count_parameters
 from dynres.restorer import Restorer
 from dynres.tables import flexir
-from dynres.tables.rows import at, network, systems
+from dynres.tables.published import network
+from dynres.tables.rows import at, systems
 from dynres.tables.sheet import Measured, Sheet
 from dynres.tables.validate import check
 from dynres.upsamplers.base import GridUpsampler

@@ -7,7 +7,8 @@ from typing import Any
 
 from dynres.cost.counter import count_parameters
 from dynres.tables import reference
-from dynres.tables.rows import network, systems
+from dynres.tables.published import network
+from dynres.tables.rows import systems
 
 from .fakes import Fake, cell, published, stands
 

@@ -13,7 +13,7 @@ import pytest
 from dynres.cost.counter import count_parameters
 from dynres.paths import conf_dir
 from dynres.tables import tadt
-from dynres.tables.common import published_network
+from dynres.tables.published import network as built
 from dynres.tables.sheet import Recipe, Sheet
 
 from .fakes import Fake, cell, demo_runs, published, row, stands, worst_cost
@@ -120,7 +120,7 @@ def test_what_cannot_be_reproduced_is_said(costs: Sequence[Sheet]) -> None:
 
 
 def test_rcan_with_the_convolution_of_the_remark_is_the_published_one() -> None:
-    backbone = published_network(["backbone=rcan", "backbone.extra_conv=true"]).backbone
+    backbone = built(("method=assr", "backbone=rcan", "backbone.extra_conv=true")).backbone
     more = count_parameters(backbone) - count_parameters(tadt.extractor("rcan"))
     assert more == 9 * 64**2 + 64
     counted, line = tadt.mean_gmacs("rcan", PUBLISHED["table3"], 2)[1], tadt.line("rcan")
