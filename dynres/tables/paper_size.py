@@ -44,10 +44,21 @@ NEEDS = {"start": ("ckpt", "last"), "trained": ("method.trained", "trained"), "t
 
 
 @cache
-def _composed(recipe: Recipe) -> DictConfig:
-    cfg = compose_checked(["profile=paper", *recipe.overrides])
-    cfg.experiment_name = ""  # read by others
-    return cfg
+def _composed(paper: str, recipe: Recipe) -> tuple[DictConfig, str]:
+    """A recipe in the paper's size, and the name of its training images.
+
+    Raises:
+        UserError: it cannot be composed, or nobody said what it trains on.
+    """
+    command = ["profile=paper", *recipe.overrides]
+    cfg = compose_checked(command)
+    target: Any = get_class(cfg.data._target_)
+    images = IMAGES.get((paper, target.batches), IMAGES.get(("", target.batches)))
+    if images is None:
+        raise UserError(f"which images {paper} trains task={cfg.task.name} on is not said here")
+    cfg = compose_checked([*command, f"data={images[0]}"])
+    cfg.experiment_name = ""  # others are made of it
+    return cfg, images[1]
 
 
 def alike(cfg: Any) -> dict[str, Any]:
@@ -116,6 +127,7 @@ class Plan:
     """What is to be run for tables of one paper.
 
     Attributes:
+        paper: whose.
         wanted: trainings, each after those it starts from, then tests that no training makes; nothing that is there.
         found: recipe -> finished trainings of it, the newest of each seed.
         names: recipe -> name of its training in `wanted`.
@@ -123,6 +135,7 @@ class Plan:
         tests: of what needs no training.
     """
 
+    paper: str
     tests: given.Plan
     wanted: list[Wanted] = field(default_factory=list)
     found: dict[Recipe, list[Trained]] = field(default_factory=dict)
@@ -148,7 +161,7 @@ def plan(
     places = [place for place in asked if place[0].recipe is not None]
     alone = [place for place in places if _untrained(place[0], place[2])]
     planner = _Planner(paper, catalogue, trainings(runs), tuple(overrides))
-    planner.plan = Plan(given.plan(alone, catalogue, (), overrides))
+    planner.plan = Plan(paper, given.plan(alone, catalogue, (), overrides))
     for system, dataset, level, protocol in places:
         if not _untrained(system, level) and system.recipe is not None:
             one_for_all = len({system.recipe(other) for _, other in system.published}) == 1
@@ -188,7 +201,7 @@ class _Planner:
         if recipe in self.plan.found or recipe in self.plan.names or recipe in self.plan.refused:
             return
         try:
-            cfg = _composed(recipe)
+            cfg, images = _composed(self.paper, recipe)
             mine = {one.cfg.seed: one for settings, one in self.there if settings == alike(cfg)}
             if mine:
                 self.plan.found[recipe] = list(mine.values())
@@ -196,7 +209,8 @@ class _Planner:
                     for group in self._groups(recipe, one):
                         self._test(recipe, group, {}, f"ckpt={quoted(one.folder / 'checkpoints' / 'last.ckpt')}")
                 return
-            command = [*recipe.overrides, "profile=paper", *self._images(cfg)]
+            root = self.catalogue.training_folder(images).resolve()
+            command = [*recipe.overrides, "profile=paper", f"data={cfg.data.source}", f"data.root={quoted(root)}"]
             groups = self._groups(recipe, None)
             command += self._tests(cfg, groups[0]) if groups else []
             needs, there = self._needs(recipe)
@@ -230,15 +244,6 @@ class _Planner:
                 needs[option] = (self.plan.names[other], file)
         return needs, there
 
-    def _images(self, cfg: DictConfig) -> list[str]:
-        """Where the training images are."""
-        target: Any = get_class(cfg.data._target_)
-        found = IMAGES.get((self.paper, target.batches), IMAGES.get(("", target.batches)))
-        if found is None:
-            raise UserError(f"which images {self.paper} trains task={cfg.task.name} on is not said here")
-        source, name = found
-        return [f"data={source}", f"data.root={quoted(self.catalogue.training_folder(name).resolve())}"]
-
     def _groups(self, recipe: Recipe, there: Trained | None) -> list[tuple[str, list[str], list[str]]]:
         """(protocol, levels, test sets) that one test can measure, the largest first; not what is measured already."""
         levels: dict[tuple[str, str], list[str]] = {}
@@ -268,7 +273,13 @@ class _Planner:
         protocol, levels, datasets = group
         name = f"{self._name(recipe)}, {protocol}: {', '.join(datasets)} at {', '.join(levels)}"
         name += f" ({len(self.later) + 1})" * any(one.name == name for one in self.later)
-        command = [*recipe.overrides, "profile=paper", "mode=test", *self._tests(_composed(recipe), group), *ckpt]
+        command = [
+            *recipe.overrides,
+            "profile=paper",
+            "mode=test",
+            *self._tests(_composed(self.paper, recipe)[0], group),
+            *ckpt,
+        ]
         self.later.append(Wanted(name, (*command, *self.overrides), needs, 1e3))
 
     def _name(self, recipe: Recipe) -> str:
@@ -323,9 +334,10 @@ class PaperSize:
 
     def _trained(self, recipe: Recipe) -> list[Trained]:
         """The newest of each seed."""
-        if recipe in self.plan.refused and recipe not in self.plan.found:
+        try:
+            wanted = alike(_composed(self.plan.paper, recipe)[0])
+        except UserError:  # as the plan says
             return []
-        wanted = alike(_composed(recipe))
         return list({one.cfg.seed: one for settings, one in self.there if settings == wanted}.values())
 
     def own(self, systems: Sequence[System]) -> Sequence[tuple[str, str]]:
