@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
@@ -82,9 +81,8 @@ def unfinished(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and not (folder / "summary.json").is_file()
 
 
-@contextmanager
-def claimed(folder: Path, patience: float = 60.0) -> Iterator[None]:
-    """A run's folder for one process alone; another that is ending is waited for.
+def claim(folder: Path, patience: float = 60.0) -> IO[str]:
+    """Take a run's folder for this process alone, until the file returned is closed; one that is ending is waited for.
 
     Args:
         patience: seconds.
@@ -92,24 +90,21 @@ def claimed(folder: Path, patience: float = 60.0) -> Iterator[None]:
     Raises:
         UserError: another process still writes to it.
     """
-    if fcntl is None:  # not on this system
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        until, told = time.monotonic() + patience, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > until:
-                    raise UserError(f"another process writes to {folder}: wait for it, or end it") from error
-                if not told:
-                    print(f"waiting for another process that writes to {folder}")
-                told = True
-                time.sleep(0.2)
-        yield
+    file, until, told = open(folder / ".lock", "w"), time.monotonic() + patience, False
+    while fcntl is not None:  # on systems that have it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if time.monotonic() > until:
+                file.close()
+                raise UserError(f"another process writes to {folder}: wait for it, or end it") from error
+            if not told:
+                print(f"waiting for another process that writes to {folder}")
+            told = True
+            time.sleep(0.2)
+    return file
 
 
 def slug(overrides: Iterable[str], keep_seed: bool = False) -> str:

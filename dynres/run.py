@@ -34,7 +34,7 @@ from dynres.checkpoint_io import SafeCheckpointIO
 from dynres.checks import check
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.folders import experiment_name, register_resolvers, settings, unfinished
+from dynres.folders import claim, experiment_name, register_resolvers, settings, unfinished
 from dynres.interop.weights import load_weights, read_content
 from dynres.methods.base import Inference, RestorationTraining
 from dynres.nodes import make, plain
@@ -73,6 +73,7 @@ def run(cfg: DictConfig) -> float:
     except UserError:
         _leave_nothing(folder, Path(cfg.out))
         raise
+    lock = claim(folder) if _first_process() else None
     _announce(cfg, folder, method, resumed)
     _record(cfg, folder, list(hydra_cfg.overrides.task))
     incomplete, failed = f"{folder} is incomplete", True
@@ -92,6 +93,8 @@ def run(cfg: DictConfig) -> float:
         failed = False
     finally:
         finish(loggers, failed)
+        if lock is not None:
+            lock.close()
     print(f"results: {folder}")
     if cfg.profile_name != "paper":
         images = "folder data.root=/path/to/images" if data.batches == "patches" else "div2k data.root=/path/to/DIV2K"

@@ -91,7 +91,7 @@ def submitted(command: list[str], out: Path) -> tuple[subprocess.Popen[bytes], s
 
 
 def test_a_killed_submitter_is_started_again_and_attaches_to_its_jobs(tmp_path: Path, photos: Path) -> None:
-    command, out = [*TRAINED, f"data.root={photos}"], tmp_path / "runs"
+    command, out = [*BICUBIC, f"data.test=[{photos}]"], tmp_path / "runs"
     process, job = submitted(command, out)
     process.kill()
     process.wait()
@@ -121,7 +121,8 @@ def test_a_lost_job_is_submitted_again_and_goes_on(tmp_path: Path, photos: Path)
     again = ran([Wanted("network", tuple(command))], out, said)
     assert again.found.keys() == {"network"}, again.failed
     assert len(list(out.glob("network-*"))) == 1
-    (log,) = (out / "jobs" / "network").glob(f"{said[-1].rpartition(' ')[2]}_0_log.out")
+    (last,) = (line.rpartition(" ")[2] for line in said if "submitted as job" in line)
+    log = out / "jobs" / "network" / f"{last}_0_log.out"
     assert "continuing from last.ckpt" in log.read_text()
 
 
