@@ -91,7 +91,8 @@ def claim(folder: Path, patience: float = 60.0) -> IO[str]:
         UserError: another process still writes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, until, told = open(folder / ".lock", "w"), time.monotonic() + patience, False
+    file = open(folder / ".lock", "w")  # noqa: SIM115 (the caller closes it)
+    until, told = time.monotonic() + patience, False
     while fcntl is not None:  # on systems that have it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -89,9 +90,10 @@ class Plan:
     def take_back(self, out: Path) -> None:
         """Results below `out` of images or weights that have changed since no longer count: their runs go again."""
         for test in {test.wanted.name: test for test in self.tests.values()}.values():
-            folder = finished(out, composed([*test.wanted.command, f"out={quoted(out)}"]))
-            if folder is not None and not test.holds(folder):
-                (folder / "summary.json").unlink()
+            with suppress(UserError):  # what cannot be composed has no results
+                folder = finished(out, composed([*test.wanted.command, f"out={quoted(out)}"]))
+                if folder is not None and not test.holds(folder):
+                    (folder / "summary.json").unlink()
 
 
 @dataclass(frozen=True)
@@ -274,17 +276,15 @@ class Given:
         test = self.plan.tests[key]
         if (folder := self.found.get(test.wanted.name)) is None:
             return Measured(note=self.failed.get(test.wanted.name, "not run"))
-        gray = _gray(one) if test.luma and level[1:].isdecimal() else ()
+        gray = _gray(one.images.images) if test.luma and level[1:].isdecimal() and metric in ("psnr", "ssim") else ()
         if gray:
             value = _mean(folder, one, gray, level, metric)
         else:
             value = measured_in(folder, one.images.name, level, protocol, metric, system.way)
         if isinstance(value, str):
             return Measured(note=value)
-        note = "; ".join(
-            filter(None, [one.note, f"{', '.join(p.stem for p in gray)} in its gray samples" if gray else ""])
-        )
-        return Measured(value, seeds=1, note=note, part=not one.complete)
+        own = f"{', '.join(path.stem for path in gray)}, a gray file, in its own samples" if gray else ""
+        return Measured(value, seeds=1, note="; ".join(filter(None, [one.note, own])), part=not one.complete)
 
     def own(self, systems: Sequence[System]) -> Sequence[tuple[str, str]]:
         """None: all is in the papers."""
@@ -307,10 +307,11 @@ def _result(folder: Path) -> Result:
     return Result(folder)
 
 
-def _gray(one: FoundSet) -> tuple[Path, ...]:
+@cache
+def _gray(images: tuple[Path, ...]) -> tuple[Path, ...]:
     """The gray files of a set of colour images (Set14 has one); a set that is gray altogether has none."""
-    gray = tuple(path for path in one.images.images if is_gray(path))
-    return gray if len(gray) < len(one.images.images) else ()
+    gray = tuple(path for path in images if is_gray(path))
+    return gray if len(gray) < len(images) else ()
 
 
 def _mean(folder: Path, one: FoundSet, gray: Sequence[Path], level: str, metric: str) -> float | str:
@@ -319,16 +320,14 @@ def _mean(folder: Path, one: FoundSet, gray: Sequence[Path], level: str, metric:
     The programs of the networks that know the luma alone took a gray file for luma. As a colour image its luma has 219
     levels only: the same error is 1.3 dB less, 0.09 dB in the mean of Set14.
     """
-    lines = [
-        line
-        for line in _result(folder).lines("per_image.csv")
-        if (line["dataset"], line["label"]) == (one.images.name, level)
-    ]
-    scale = int(level[1:])
-    own = {
-        path.stem: _own_samples(folder, path, one.images.low_resolution(path, (scale, scale)), scale) for path in gray
-    }
-    values = [own[line["image"]][metric] if line["image"] in own else float(line[metric]) for line in lines]
+    scale, values = int(level[1:]), []
+    own = {path.stem: (path, one.images.low_resolution(path, (scale, scale))) for path in gray}
+    for line in _result(folder).lines("per_image.csv"):
+        if (line["dataset"], line["label"]) == (one.images.name, level):
+            if line["image"] in own:
+                values.append(_own_samples(folder, *own[line["image"]], scale)[metric])
+            else:
+                values.append(float(line[metric]))
     return fmean(values) if values else f"not tested on {one.name} at {level}"
 
 

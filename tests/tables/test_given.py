@@ -114,7 +114,7 @@ def test_of_networks_of_the_luma_a_gray_file_is_measured_in_its_own_samples(test
     found = tested.number(place, "psnr")
     tolerance = 1e-9 if place == 0 else 0.02  # the network sees other values, and is rounded to 8 bits in others
     assert found.value == pytest.approx(np.mean(list(own.values())), abs=tolerance)
-    assert not found.part and found.note == "gray in its gray samples"
+    assert not found.part and found.note == "gray, a gray file, in its own samples"
     similarity = tested.number(place, "ssim").value
     plain = np.mean([float(line["ssim"]) for line in lines])
     assert plain - 0.02 < similarity < plain
