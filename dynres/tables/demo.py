@@ -14,7 +14,7 @@ from dynres.tables.results import Result
 from dynres.tables.sheet import FinishedRun, Measured, System
 
 LABEL = (
-    "demo-size networks, trained for a minute on bundled photographs and tested on three others; "
+    "demo-size networks, trained for a minute on bundled photographs and tested on two others; "
     "mean of the seeds ± standard deviation. Not comparable with the published numbers, only with each other"
 )
 
