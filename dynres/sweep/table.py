@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from dynres.files import write_text
-from dynres.report import UNKNOWN, collect, markdown_table, print_collection
+from dynres.report import print_collection
 from dynres.sweep.state import Job, key_of
 
 
@@ -23,29 +16,9 @@ def write_table(folder: Path, failed: Mapping[Path, Job], swept: set[str]) -> No
         failed: job's folder -> its state.
         swept: the keys that the sweep varies.
     """
-    finished = any(folder.glob("*/summary.json"))
-    if finished and not failed:
-        print_collection(folder)
-        return
-    rows = collect(folder) if finished else []
-    rows += [_row(job_folder.name, job, swept) for job_folder, job in failed.items()]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    rows.sort(key=lambda row: row["run"])
-    lines = [[row.get(column, "") for column in columns] for row in rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    write_text(folder / "summary_table.md", markdown_table(columns, cells))
-    text = io.StringIO()
-    known = [["" if cell == UNKNOWN else cell for cell in line] for line in lines]
-    csv.writer(text, lineterminator="\n").writerows([columns, *known])
-    write_text(folder / "summary_table.csv", text.getvalue())
-    title = f"{len(rows)} runs in {folder}, {len(failed)} failed (written to summary_table.md and .csv)"
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column.endswith(("dB", "GMACs")) else "left")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    rows = [_row(job_folder.name, job, swept) for job_folder, job in failed.items()]
+    if rows or any(folder.glob("*/summary.json")):
+        print_collection(folder, failed=rows)
 
 
 def _row(name: str, job: Job, swept: set[str]) -> dict[str, str]:

@@ -110,7 +110,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         ),
         Claim(
             "TADT restores better than its Baseline", "Tables 1 and 2", "+0.04 dB at x2 under LIIF",
-            "PSNR of TADT less that of the Baseline trained as long, mean over x2 and x4", "dB", 3, ("tadt", "baseline"),
+            "PSNR of TADT less that of the Baseline trained as long, mean over x2 and x4", "dB", 3,
+            ("tadt", "baseline"),
             lambda run: psnr(run["tadt"], SR) - psnr(run["baseline"], SR),
         ),
         Claim(

@@ -232,9 +232,20 @@ def _tests(job: _Job, catalogue: Catalogue, overrides: Sequence[str]) -> Iterato
 
 
 def level_options(cfg: Any, levels: Sequence[str]) -> list[str]:
-    """The override by which a test goes through levels; none where the recipe says it (the pattern of a mosaic)."""
+    """The overrides by which a test goes through levels; none where the recipe says it (the pattern of a mosaic).
+
+    Where a set has no published low-resolution images they are MATLAB's, as published ones are; Pillow's in tests that
+    go beyond x4, for which none are published and LIIF's family makes its own.
+    """
     kind, label, _ = TASKS[cfg.task.name]
-    return [f"{LEVELS[kind]}=[{','.join(_value(level, label) for level in levels)}]"] if kind in LEVELS else []
+    if kind not in LEVELS:
+        return []
+    options = [f"{LEVELS[kind]}=[{','.join(_value(level, label) for level in levels)}]"]
+    if kind == "sr":
+        options.append(
+            f"data.test_downsampling={'pillow' if any(_number(level)[0] > 4 for level in levels) else 'matlab'}"
+        )
+    return options
 
 
 def _number(level: str) -> tuple[float, str]:

@@ -27,8 +27,8 @@ from dynres.tables.sheet import Measured, Recipe, System
 # (paper, what its method trains on) -> data= and the folder of images, by the catalogue's names; "" is every paper.
 IMAGES = {
     ("", "queries"): ("div2k", "DIV2K"),
-    ("acla", "patches"): ("folder", "DIV2K_train_HR"),  # ACLA, Sec. 4.3 and A.2
-    ("flexir", "patches"): ("folder", "DF2K_BSD_WED"),  # FlexIR, Sec. 4.1
+    ("acla", "patches"): ("folder", "DIV2K_train_HR"),  # ACLA, Sec. 4.1
+    ("flexir", "patches"): ("folder", "DF2K_BSD_WED"),  # FlexIR, Sec. 4.2 and 4.3: DIV2K, Flickr2K, BSD400, WED
 }
 # What may differ between two runs of one recipe: paths, what is tested, hardware, and how it is watched.
 FREE = (
@@ -160,8 +160,8 @@ def plan(
     """
     places = [place for place in asked if place[0].recipe is not None]
     alone = [place for place in places if _untrained(place[0], place[2])]
-    planner = _Planner(paper, catalogue, trainings(runs), tuple(overrides))
-    planner.plan = Plan(paper, given.plan(alone, catalogue, (), overrides))
+    found = Plan(paper, given.plan(alone, catalogue, (), overrides))
+    planner = _Planner(found, catalogue, trainings(runs), tuple(overrides))
     for system, dataset, level, protocol in places:
         if not _untrained(system, level) and system.recipe is not None:
             one_for_all = len({system.recipe(other) for _, other in system.published}) == 1
@@ -169,8 +169,8 @@ def plan(
             planner.ask(system.recipe(level), f"{paper}/{title}", dataset, level, protocol)
     for recipe in list(planner.asked):
         planner.train(recipe)
-    planner.plan.wanted += planner.later + planner.plan.tests.wanted
-    return planner.plan
+    found.wanted += planner.later + found.tests.wanted
+    return found
 
 
 def _untrained(system: System, level: str) -> bool:
@@ -180,10 +180,8 @@ def _untrained(system: System, level: str) -> bool:
 class _Planner:
     """Goes through recipes; those that one needs come before it."""
 
-    plan: Plan
-
-    def __init__(self, paper: str, catalogue: Catalogue, there: list[Trained], overrides: tuple[str, ...]) -> None:
-        self.paper, self.catalogue, self.overrides = paper, catalogue, overrides
+    def __init__(self, plan: Plan, catalogue: Catalogue, there: list[Trained], overrides: tuple[str, ...]) -> None:
+        self.plan, self.paper, self.catalogue, self.overrides = plan, plan.paper, catalogue, overrides
         self.there = [(alike(one.cfg), one) for one in there]
         self.asked: dict[Recipe, dict[tuple[str, str], list[str]]] = {}  # -> (protocol, level) -> test sets
         self.later: list[Wanted] = []

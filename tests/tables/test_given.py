@@ -88,7 +88,8 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def test_levels_and_sets_of_one_network_are_one_run(tested: Outcome) -> None:
     assert len(tested.plan.wanted) == 3 and not tested.session.failed, tested.session.failed
     bicubic, vdsr, jpeg = (wanted.command for wanted in tested.plan.wanted)
-    assert "data.test_scales=[2,3]" in bicubic and "data.protocol=benchmark" in bicubic
+    assert "data.test_scales=[2,3]" in bicubic and "data.test_downsampling=matlab" in bicubic
+    assert "data.protocol=benchmark" in bicubic
     assert f"ckpt={tested.weights.resolve() / 'vdsr_tiny.pth'}" in vdsr and "task.test_qualities=[10,40]" in jpeg
     assert all("profile=paper" in command and "mode=test" in command for command in (bicubic, vdsr, jpeg))
 
