@@ -196,6 +196,7 @@ REAL = [  # paper, table (and part of it), row, test sets, levels
 
 
 @pytest.mark.data
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("paper", "where", "row", "sets", "levels"), REAL)
 def test_published_rows_are_reproduced(
     dynres_data: Path, tmp_path: Path, paper: str, where: str, row: str, sets: tuple[str, ...], levels: tuple[str, ...]
