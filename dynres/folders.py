@@ -23,7 +23,7 @@ _UNNAMED = {"experiment", "profile", "seed", "mode", "resume", "out", "ckpt", "s
 _LONGEST = 100
 
 # Options that may differ between a run and its continuation.
-_FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
+_FREE_ON_RESUME = ("resume", "out", "logger", "trainer.enable_progress_bar", "data.workers")
 
 
 def register_resolvers() -> None:
