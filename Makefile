@@ -1,5 +1,6 @@
 # The commands of the project. The environment is made in .venv when it is missing, and reused when it is there.
 # Extra arguments: make demo ARGS="upsampler=lte", make test ARGS="tests/data -x". Another Python: make PYTHON=python3.12
+# One table: make reproduce-tables TABLE=tadt/3. On real sets: DATA=PATH, with CHECKPOINTS=PATH, or with profile=paper.
 
 PYTHON ?= python3
 ARGS ?=
@@ -34,8 +35,9 @@ lint: $(READY) ## check style, formatting and types
 bench: $(READY) ## each fast path against its plain form, in one report (ARGS="--quick", ARGS="--only decoders")
 	$(RUN) -m benchmarks $(ARGS)
 
-reproduce-tables: $(READY) ## lay our numbers beside the published ones; one table with TABLE=tadt/3
-	$(RUN) -m dynres.tables $(if $(TABLE),--table $(TABLE)) $(ARGS)
+reproduce-tables: $(READY) ## the papers' tables and figures beside ours: reports/index.html (half an hour on 2 CPU cores)
+	$(RUN) -m dynres.tables $(if $(TABLE),--table $(TABLE)) $(if $(profile),--profile $(profile)) \
+	  $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(ARGS)
 
 clean: ## remove build products and caches; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

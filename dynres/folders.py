@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
+
+from dynres.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 # Said elsewhere in the name, or no part of what the run is.
 _UNNAMED = {"experiment", "profile", "seed", "mode", "resume", "out", "ckpt", "sweep"}
 _LONGEST = 100
 
 # Options that may differ between a run and its continuation.
-_FREE_ON_RESUME = ("resume", "logger", "trainer.enable_progress_bar", "data.workers")
+_FREE_ON_RESUME = ("resume", "out", "logger", "trainer.enable_progress_bar", "data.workers")
 
 
 def register_resolvers() -> None:
@@ -71,6 +79,33 @@ def settings(cfg: Any, *free: str) -> dict[str, Any]:
 def unfinished(folder: Path) -> bool:
     """A run that began (its configuration is there) and did not end (its summary is not)."""
     return (folder / "config.yaml").is_file() and not (folder / "summary.json").is_file()
+
+
+def claim(folder: Path, patience: float = 60.0) -> IO[str]:
+    """Take a run's folder for this process alone, until the file returned is closed; one that is ending is waited for.
+
+    Args:
+        patience: seconds.
+
+    Raises:
+        UserError: another process still writes to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "w")  # noqa: SIM115 (the caller closes it)
+    until, told = time.monotonic() + patience, False
+    while fcntl is not None:  # on systems that have it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if time.monotonic() > until:
+                file.close()
+                raise UserError(f"another process writes to {folder}: wait for it, or end it") from error
+            if not told:
+                print(f"waiting for another process that writes to {folder}")
+            told = True
+            time.sleep(0.2)
+    return file
 
 
 def slug(overrides: Iterable[str], keep_seed: bool = False) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import torch
 
 import dynres
 
+# Rooms that read results and make none.
+READERS = {"tables", "pareto", "launch", "export", "report.py", "sweep.py", "sweep", "upscale.py", "calibrate.py"}
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "pillow", "scikit-image", "kornia", "timm")
 
 
@@ -22,6 +26,7 @@ def provenance() -> dict[str, object]:
     return {
         "revision": revision,
         "dirty": dirty,
+        "code": code_version(),
         "versions": {
             "python": platform.python_version(),
             "dynres": dynres.__version__,
@@ -32,6 +37,18 @@ def provenance() -> dict[str, object]:
         "command": list(sys.argv),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@cache
+def code_version() -> str:
+    """A name for the Python files that a run's numbers come from: it changes with any of them, and with torch."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256(str(_version("torch")).encode())
+    for file in sorted(package.rglob("*.py")):
+        inner = file.relative_to(package)
+        if inner.parts[0] not in READERS:
+            digest.update(f"{inner.as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def git_revision(checkout: Path) -> tuple[str | None, bool | None]:

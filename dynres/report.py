@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dynres.errors import UserError, clean_exit
@@ -371,21 +372,30 @@ def _overrides(run: Path) -> list[str]:
     return list(json.loads(file.read_text(encoding="utf-8"))["overrides"]) if file.is_file() else []
 
 
-def print_collection(folder: Path, console: Console | None = None) -> None:
-    """Write summary_table.md and summary_table.csv over the runs below `folder`, and print the table."""
-    rows = collect(folder)
+def print_collection(folder: Path, console: Console | None = None, failed: Sequence[Mapping[str, str]] = ()) -> None:
+    """Write summary_table.md and summary_table.csv over the runs below `folder`, and print the table.
+
+    Args:
+        failed: rows of runs that have no summary, with a column of reasons.
+    """
+    finished = any(folder.glob("**/summary.json"))
+    rows: list[Mapping[str, str]] = [*(collect(folder) if finished or not failed else []), *failed]
+    if failed:
+        rows.sort(key=lambda row: row["run"])
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[row.get(column, "") for column in columns] for row in rows]
-    write_text(folder / "summary_table.md", markdown_table(columns, lines))
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    write_text(folder / "summary_table.md", markdown_table(columns, cells))
     text = io.StringIO()
     known = [["" if cell == UNKNOWN else cell for cell in line] for line in lines]
     csv.writer(text, lineterminator="\n").writerows([columns, *known])
     write_text(folder / "summary_table.csv", text.getvalue())
-    table = Table(title=f"{len(rows)} runs in {folder} (written to summary_table.md and .csv)", title_justify="left")
+    count = f"{len(rows)} runs in {folder}" + (f", {len(failed)} failed" if failed else "")
+    table = Table(title=f"{count} (written to summary_table.md and .csv)", title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column.endswith(("dB", "GMACs")) else "left")
-    for row in rows:
-        table.add_row(*(row.get(column, "") for column in columns))
+    for line in lines:
+        table.add_row(*map(escape, line))
     (console or _console()).print(table)
 
 

@@ -34,13 +34,15 @@ from dynres.checkpoint_io import SafeCheckpointIO
 from dynres.checks import check
 from dynres.errors import UserError, clean_exit
 from dynres.files import write_text
-from dynres.folders import experiment_name, register_resolvers, settings, unfinished
+from dynres.folders import claim, experiment_name, register_resolvers, settings, unfinished
 from dynres.interop.weights import load_weights, read_content
 from dynres.methods.base import Inference, RestorationTraining
 from dynres.nodes import make, plain
 from dynres.paths import conf_dir
 from dynres.provenance import provenance
 from dynres.restorer import way_out
+from dynres.sweep.job import perform
+from dynres.sweep.watch import watched
 
 
 def run(cfg: DictConfig) -> float:
@@ -48,7 +50,10 @@ def run(cfg: DictConfig) -> float:
     hydra_cfg = HydraConfig.get()
     folder, choices = Path(hydra_cfg.runtime.output_dir), dict(hydra_cfg.runtime.choices)
     cfg.experiment_name = experiment_name(choices)
+    single = hydra_cfg.mode == RunMode.RUN
     try:
+        if single and (cfg.sweep.resume or cfg.sweep.folder):
+            raise UserError("sweep.resume is for a sweep: add -m, or say resume=auto for a single run")
         if cfg.network == "ckpt":
             _take_network(cfg, choices, list(hydra_cfg.overrides.task))
         check(cfg, choices)
@@ -63,17 +68,19 @@ def run(cfg: DictConfig) -> float:
         callbacks = _callbacks(cfg)
         trainer = _trainer(cfg, folder, callbacks) if cfg.mode == "fit" else None
         alone = _alone(cfg, folder, callbacks)
-        loggers = build_loggers(plain(cfg.logger), folder, cfg.experiment_name, plain(cfg))
+        name = cfg.experiment_name if single else f"{cfg.experiment_name} {folder.name}"
+        loggers = build_loggers(plain(cfg.logger), folder, name, plain(cfg))
     except UserError:
         _leave_nothing(folder, Path(cfg.out))
         raise
+    lock = claim(folder) if _first_process() else None
     _announce(cfg, folder, method, resumed)
     _record(cfg, folder, list(hydra_cfg.overrides.task))
-    failed = True
+    incomplete, failed = f"{folder} is incomplete", True
     try:
         if trainer is not None:
             trainer.loggers = loggers
-            with _stopping(f"the same command with resume=auto continues from {folder}"):
+            with _stopping(f"the same command with resume=auto continues from {folder}" if single else incomplete):
                 trainer.fit(method, datamodule=data, ckpt_path=resumed, weights_only=True)
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
@@ -81,11 +88,13 @@ def run(cfg: DictConfig) -> float:
         if getattr(rank_zero_only, "rank", 0) != 0:
             return 0.0  # the first process alone measures
         alone.loggers = loggers
-        with _stopping("resume=auto goes on to the test" if trainer is not None else f"{folder} is incomplete"):
+        with _stopping("resume=auto goes on to the test" if trainer is not None and single else incomplete):
             (alone.validate if cfg.mode == "validate" else alone.test)(method, datamodule=data, verbose=False)
         failed = False
     finally:
         finish(loggers, failed)
+        if lock is not None:
+            lock.close()
     print(f"results: {folder}")
     if cfg.profile_name != "paper":
         images = "folder data.root=/path/to/images" if data.batches == "patches" else "div2k data.root=/path/to/DIV2K"
@@ -286,7 +295,7 @@ def _job(cfg: DictConfig) -> float | None:
     """`run` as Hydra calls it. A mistake ends a single run here, before Hydra adds its own lines; a sweep goes on."""
     if HydraConfig.get().mode == RunMode.RUN:
         return clean_exit(_explained)(cfg)
-    return _explained(cfg)
+    return perform(cfg, _explained, mean_psnr)
 
 
 def _explained(cfg: DictConfig) -> float:
@@ -301,7 +310,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about its own defaults
     register_resolvers()
-    with configuration_errors():
+    with configuration_errors(), watched():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
 
 

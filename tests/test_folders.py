@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from dynres.folders import register_resolvers, run_folder, slug, unfinished
+from dynres.errors import UserError
+from dynres.folders import claim, register_resolvers, run_folder, slug, unfinished
 
 CHOICES = {"backbone": "mstb", "upsampler": "lte", "profile": "demo"}
 
@@ -117,3 +119,13 @@ def test_the_configuration_can_ask_for_both_kinds_of_folder(tmp_path: Path) -> N
     assert cfg.sweep == "7_seed-1+method.beta_weight-2e-4"
     begin(Path(cfg.run))
     assert cfg.run == str(tmp_path / "tadt_liif" / "smoke-seed1-method.beta_weight-2e-4"), "the name changed on the way"
+
+
+def test_a_folder_is_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fcntl")
+    first = claim(tmp_path / "run")
+    with pytest.raises(UserError, match=r"another process writes to .*run: wait for it"):
+        claim(tmp_path / "run", patience=0.3)
+    assert "waiting for another process" in capsys.readouterr().out
+    threading.Timer(0.3, first.close).start()
+    claim(tmp_path / "run", patience=20).close()

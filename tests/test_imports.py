@@ -40,13 +40,23 @@ MAY_KNOW: dict[str, set[str]] = {
     "callbacks": {"report"},
     "build": {"folders", "nodes", "restorer"},
     "checks": {"build", "methods", "nodes", "restorer", "tiles", "upsamplers"},
-    "sweep": {"report"},
+    "sweep": {"build", "callbacks", "folders", "report"},
     "export": {"layers", "backbones", "upsamplers", "restorer"},
 }
 
 # Commands put everything together: they may know every room, and no room may know them.
 COMMANDS = frozenset(
-    {"run", "upscale", "calibrate", "tables", "pareto", "cost.__main__", "interop.__main__", "export.__main__"}
+    {
+        "run",
+        "upscale",
+        "calibrate",
+        "launch",
+        "tables",
+        "pareto",
+        "cost.__main__",
+        "interop.__main__",
+        "export.__main__",
+    }
 )
 PLACED = COMMON | MAY_KNOW.keys() | COMMANDS
 

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +18,14 @@ from dynres.contracts import EvalSample, QueryBatch
 from dynres.data.pairs import query_batch
 from dynres.data.resize import resize
 from dynres.errors import UserError
+from dynres.launch.find import begun, composed, finished
 from dynres.methods.base import Inference
 from dynres.methods.flexir import whole_patches
 from dynres.nodes import make
-from dynres.pareto import report, session, training
+from dynres.pareto import report, session
 from dynres.pareto.__main__ import main
-from dynres.pareto.estimate import Estimate
 from dynres.pareto.measure import Family, Point, bicubic, front, measured
 from dynres.pareto.systems import SYSTEMS, UNCUT, command, cuts
-from dynres.pareto.training import begun, composed, finished
 from dynres.restorer import Restorer
 from tests.cli.conftest import Ended, typed, write_scenes
 
@@ -209,76 +203,6 @@ def test_a_finished_run_is_found_by_its_configuration(tmp_path: Path) -> None:
     (run / "summary.json").unlink()
     assert finished(tmp_path, cfg()) is None and begun(tmp_path, cfg()), "an unfinished run"
     assert not begun(tmp_path, changed)
-
-
-def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines of shell in the place of python -m dynres.run."""
-    file = folder / "python"
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(file))
-
-
-def test_a_process_is_listened_to_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, 'echo "$2 $3"; echo "to stderr" >&2', monkeypatch)
-    heard: list[str] = []
-    for _ in range(2):
-        training.run(["seed=1"], tmp_path / "logs" / "a.log", heard.append)
-    assert heard == ["dynres.run seed=1\n", "to stderr\n"] * 2
-    assert (tmp_path / "logs" / "a.log").read_text() == "".join(heard)
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        ("echo 'error: no disk'; echo later; exit 2", r"^no disk \(exit code 2; all it printed: .*a\.log\)$"),
-        ("echo 'KeyError: x'; echo; exit 1", r"^KeyError: x \(exit code 1"),
-        ("exit 1", r"^it printed nothing \(exit code 1"),
-        ("kill -9 $$", r"\(exit code -9"),
-    ],
-)
-def test_a_process_that_fails_says_why(
-    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(tmp_path, script, monkeypatch)
-    with pytest.raises(UserError, match=reason):
-        training.run([], tmp_path / "a.log", lambda line: None)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_process_ends_before_the_one_that_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, "trap 'echo saved; exit 143' TERM; echo ready; while :; do sleep 0.05; done", monkeypatch)
-    ready = threading.Event()
-
-    def stop() -> None:
-        ready.wait(20)
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before, thread = signal.getsignal(signal.SIGTERM), threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(SystemExit, match="143"):
-        training.run([], tmp_path / "a.log", lambda line: ready.set())
-    thread.join()
-    assert (tmp_path / "a.log").read_text() == "ready\nsaved\n"
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_the_estimate_knows_that_steps_take_unlike_times() -> None:
-    now = 0.0
-    estimate = Estimate({"a": 10.0, "b": 30.0, "c": 5.0, "d": 100.0}, lambda: now)
-    estimate.skip("d")
-    estimate.begin("a")
-    assert estimate.left(0, 50) == float("inf")
-    now = 10.0  # half of what was to take 10 s
-    assert estimate.left(25, 50) == pytest.approx(2 * (5 + 30 + 5))
-    now = 20.0
-    estimate.end()
-    estimate.begin("b")
-    estimate.resumed()
-    assert estimate.left(80, 100) == pytest.approx(2 * (6 + 5)), "20 of 100 steps are left"
-    now = 26.0
-    assert estimate.left(90, 100) == pytest.approx(2 * (3 + 5))
 
 
 # ----------------------------------------------------------------------------------------------------- the command

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dynres.callbacks.common import run_folder, save_figure, write_csv
+from dynres.callbacks.common import save_figure, save_table
+from dynres.callbacks.wandb_log import Lines
 from dynres.contracts import Task
 
 SCALES = tuple(1 + 0.5 * step for step in range(59))  # 1, 1.5 ... 30
@@ -37,8 +38,10 @@ class BetaCurve(Callback):
     def _write(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero or (betas := beta_curve(module, SCALES)) is None:
             return
-        rows = [[scale, beta, threshold(scale)] for scale, beta in zip(SCALES, betas, strict=True)]
-        write_csv(run_folder(trainer) / "beta_curve.csv", ["scale", "beta", "threshold"], rows)
+        limits = [threshold(scale) for scale in SCALES]
+        chart = Lines("beta over the scale", "scale", {"beta": (SCALES, betas), "threshold": (SCALES, limits)})
+        rows = zip(SCALES, betas, limits, strict=True)
+        save_table(trainer, "beta_curve", ["scale", "beta", "threshold"], rows, {"beta": chart})
         save_figure(trainer, draw(SCALES, betas), "beta_curve.png", "beta_curve")
 
 

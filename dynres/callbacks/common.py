@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
+from dynres.callbacks.wandb_log import Lines, WandbLog
 from dynres.contracts import Evaluation
 from dynres.files import atomic_file
 from dynres.report import Record, record
@@ -109,9 +110,27 @@ def save_figure(trainer: Trainer, figure: Figure, name: str, key: str) -> None:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", facecolor="white")
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [str(path)], step=trainer.global_step if trainer.state.fn == "fit" else None)
+        if isinstance(logger, WandbLog):
+            logger.log_image(key, path, step=trainer.global_step if trainer.state.fn == "fit" else None)
         elif isinstance(logger, TensorBoardLogger):
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
             logger.experiment.add_image(key, pixels, trainer.global_step, dataformats="HWC")
+
+
+def save_table(
+    trainer: Trainer,
+    name: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    charts: Mapping[str, Lines] | None = None,
+) -> None:
+    """Write `name`.csv into the run's folder and hand the table to W&B as tables/`name`, each chart as charts/KEY."""
+    lines = [list(row) for row in rows]
+    write_csv(run_folder(trainer) / f"{name}.csv", header, lines)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLog):
+            logger.log_table(f"tables/{name}", header, lines)
+            for key, chart in (charts or {}).items():
+                if chart.lines:
+                    logger.log_chart(f"charts/{key}", chart)

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, restorer_of, save_figure, save_table
 from dynres.callbacks.panels import check_pictures, draw
 from dynres.contracts import Evaluation
 from dynres.report import Record, grouped, record
@@ -76,7 +76,7 @@ class Companions(EvaluationWatcher):
                 psnr = f"{fmean(known):.4f}" if known else ""
                 lines.append([dataset, label, name, params, round(fmean(item.macs for item in group)), psnr])
         header = ["dataset", "label", "network", "parameters", "macs", "psnr"]
-        write_csv(run_folder(trainer) / "companions.csv", header, lines)
+        save_table(trainer, "companions", header, lines)
         show(lines)
 
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import EvaluationWatcher, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, save_figure, save_table
+from dynres.callbacks.wandb_log import Lines, label_value
 from dynres.report import Record, axis_name, grouped
 
 
@@ -47,7 +48,7 @@ class Flops(EvaluationWatcher):
         full = {item.size: item.macs / item.fraction for item in records}
         rows = macs_rows(records, lambda height, width: full[height, width])
         lines = [["" if value is None else value for value in astuple(row)] for row in rows]
-        write_csv(run_folder(trainer) / "macs.csv", [field.name for field in fields(MacsRow)], lines)
+        save_table(trainer, "macs", [field.name for field in fields(MacsRow)], lines, {"macs": over_labels(rows)})
         save_figure(trainer, draw(rows), "macs.png", "test/macs")
 
 
@@ -63,6 +64,17 @@ def macs_rows(records: Sequence[Record], dense: Callable[[int, int], float]) -> 
         relative = (fmean(share), min(share), max(share), fmean(active) if active else None)
         rows.append(MacsRow(dataset, label, len(group), *absolute, *relative))
     return rows
+
+
+def over_labels(rows: Sequence[MacsRow]) -> Lines:
+    """Mean GMACs of each test set, spent and dense, over the scale or level."""
+    lines = {}
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        mine = sorted((row for row in rows if row.dataset == dataset), key=lambda row: label_value(row.label))
+        places = [label_value(row.label) for row in mine]
+        lines[dataset] = (places, [row.mean / 1e9 for row in mine])
+        lines[f"{dataset}, all units on"] = (places, [row.dense / 1e9 for row in mine])
+    return Lines("GMACs of the backbone an image", axis_name(row.label for row in rows), lines)
 
 
 def draw(rows: Sequence[MacsRow]) -> Figure:

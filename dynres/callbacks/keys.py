@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, restorer_of, save_figure, save_table
 from dynres.callbacks.keys_picture import QueryKeys, draw, query_keys, textured
 from dynres.callbacks.panels import pixels
 from dynres.contracts import EvalSample, Evaluation
@@ -122,7 +122,7 @@ class ChosenKeys(EvaluationWatcher):
         if not modules_of(backbone) or not backbone.units:
             return
         lines = kept_keys(records, backbone.keys)
-        write_csv(run_folder(trainer) / "keys.csv", [field.name for field in fields(Kept)], map(astuple, lines))
+        save_table(trainer, "keys", [field.name for field in fields(Kept)], map(astuple, lines))
         means = {
             f"test/keys/layer{layer}@{referred}": backbone.keys * share
             for (layer, referred), share in _shares(records).items()

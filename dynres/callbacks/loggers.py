@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import netrc
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from dynres.callbacks import wandb_log
+from dynres.callbacks.wandb_log import WandbLog
 from dynres.errors import UserError
 from dynres.files import atomic_file
 
@@ -113,13 +114,19 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: 
         config: the resolved configuration, plain types.
 
     Raises:
-        UserError: an unknown logger or option, W&B online without an account, or a package that cannot be imported.
+        UserError: an unknown logger or option, TensorBoard that cannot be imported, or W&B asked for online without an
+            account or without a package that works. Any other trouble with W&B is said, and it is left out.
     """
     if unknown := sorted(set(settings) - {"wandb", "tensorboard"}):
         raise UserError(f"logger.{unknown[0]} is unknown: known are wandb, tensorboard (metrics.csv is always there)")
     loggers: list[Logger] = [CsvLog(folder)]
     if (options := settings.get("wandb")) is not None:
-        loggers += _wandb(folder, name, config, **_checked(options, "wandb", _WANDB_DEFAULTS))
+        asked = _checked(options, "wandb", _WANDB_DEFAULTS)
+        wish = asked.pop("mode")
+        mode = wandb_mode(wish, os.environ)
+        if mode != "disabled":
+            log = wandb_log.start(mode, wish == "online", folder, name, config, **asked)
+            loggers += [] if log is None else [log]
     if (options := settings.get("tensorboard")) is not None:
         _checked(options, "tensorboard", {})
         loggers += _tensorboard(folder)
@@ -129,12 +136,8 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, name: str, config: 
 def finish(loggers: Sequence[Logger], failed: bool = False) -> None:
     """End the loggers' runs, without waiting for a network for more than a minute; call it whatever happened."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and _rank() == 0:
-            run = logger.experiment
-            offline, where = run.settings._offline, Path(run.dir).parent
-            run.finish(exit_code=int(failed))
-            if offline:
-                print(f"W&B: logged offline; to upload it: wandb sync {where}")
+        if isinstance(logger, WandbLog):
+            logger.finish(failed)
 
 
 _WANDB_DEFAULTS: dict[str, Any] = {"project": "dynres", "entity": None, "mode": "auto", "group": None, "tags": ()}
@@ -186,62 +189,3 @@ def has_account(environment: Mapping[str, str]) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
-
-
-def _wandb(
-    folder: Path,
-    name: str,
-    config: Mapping[str, Any],
-    project: str,
-    entity: str | None,
-    mode: str,
-    group: str | None,
-    tags: Sequence[str],
-) -> list[Logger]:
-    """A W&B logger whose run has begun, so that trouble shows now and not hours later; none where it is disabled."""
-    mode = wandb_mode(mode, os.environ)
-    if mode == "disabled":
-        return []
-    try:
-        import wandb
-    except Exception as error:  # a broken installation raises anything
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"wandb cannot be imported ({reason}): pip install -U wandb, or run with logger=csv") from error
-    if _rank() != 0:
-        return [WandbLogger(project=project, save_dir=folder)]
-    about: dict[str, Any] = {
-        "project": project, "entity": entity, "group": group, "tags": list(tags), "name": name, "dir": str(folder),
-        "config": dict(config), "id": _run_id(folder), "resume": "allow", "settings": _quiet(wandb.Settings),
-    }  # fmt: skip
-    if wandb.run is not None:  # of an earlier run in this process, in a sweep
-        wandb.run.finish()
-    try:
-        run = wandb.init(**about, mode=mode)  # type: ignore[arg-type]
-    except wandb.Error as error:
-        if mode != "online":
-            raise UserError(f"W&B cannot start ({error}): run with logger=csv") from error
-        print(f"W&B cannot be reached ({error}): logging offline")
-        run = wandb.init(mode="offline", **about)
-    return [WandbLogger(project=project, save_dir=folder, experiment=run)]
-
-
-def _rank() -> int:
-    return int(getattr(rank_zero_only, "rank", None) or 0)
-
-
-def _quiet(settings: Any) -> Any:
-    """No waiting for a network beyond a minute, no copy of the progress bar, no git of its own."""
-    wishes = {
-        "init_timeout": 30.0, "finish_timeout": 60.0, "silent": True, "console": "off", "disable_git": True,
-        "disable_code": True,
-    }  # fmt: skip
-    return settings(**{key: value for key, value in wishes.items() if key in settings.model_fields})
-
-
-def _run_id(folder: Path) -> str:
-    """W&B's name for the run in this folder, the same after a restart."""
-    file = folder / "wandb" / "run-id"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, save_figure, save_table
 from dynres.checkpoint_io import read_checkpoint
 from dynres.report import Record
 
@@ -47,7 +47,7 @@ class PrunedChannels(EvaluationWatcher):
         print(f"pruned: {left:,} of {before:,} parameters ({left / before:.1%})")
         header = ["kind", "layer", "kept", "of", "least_score", "median_score", "greatest_score"]
         rows = [[*layer[:4], *quartiles(layer.scores)] for layer in layers]
-        write_csv(run_folder(trainer) / "pruning.csv", header, rows)
+        save_table(trainer, "pruning", header, rows)
         save_figure(trainer, draw(layers), "pruning.png", "pruning")
         for kind in dict.fromkeys(layer.kind for layer in layers):
             mine = [layer for layer in layers if layer.kind == kind]

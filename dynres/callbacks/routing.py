@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import EvaluationWatcher, run_folder, save_figure, write_csv
+from dynres.callbacks.common import EvaluationWatcher, save_figure, save_table
+from dynres.callbacks.wandb_log import Lines, label_value
 from dynres.report import Record, axis_name, grouped
 
 
@@ -26,11 +27,12 @@ class RoutingMap(EvaluationWatcher):
             for (dataset, label), group in grouped(routed).items()
             for unit, frequency in zip(units, frequencies(group), strict=True)
         ]
-        write_csv(run_folder(trainer) / "routing.csv", ["dataset", "label", "unit", "frequency"], rows)
         labels: dict[str, list[Record]] = {}
         for item in sorted(routed, key=lambda item: item.scale):  # levels, all of scale 1, stay as they came
             labels.setdefault(item.label, []).append(item)
         columns = {label: frequencies(group) for label, group in labels.items()}
+        chart = Lines("mean decision of a branch", axis_name(columns), by_branch(columns, units))
+        save_table(trainer, "routing", ["dataset", "label", "unit", "frequency"], rows, {"routing": chart})
         figure = draw(columns, units, {label: len(group) for label, group in labels.items()})
         save_figure(trainer, figure, "routing_heatmap.png", "test/routing")
 
@@ -44,6 +46,19 @@ def split_names(units: Sequence[str]) -> tuple[list[str], list[str]]:
     """Unit names -> (groups, branches): "group 3 8x8" is branch "8x8" of "group 3"; one word is a group of its own."""
     pairs = [unit.rsplit(" ", 1) if " " in unit else [unit, ""] for unit in units]
     return [group for group, _ in pairs], [branch for _, branch in pairs]
+
+
+def by_branch(columns: dict[str, list[float]], units: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """Branch -> (places of the labels, mean decisions over the groups that have it), the lines of a chart."""
+    _, branches = split_names(units)
+    labels = sorted(columns, key=label_value)
+    return {
+        branch or "all units": (
+            [label_value(label) for label in labels],
+            [fmean(columns[label][row] for row, own in enumerate(branches) if own == branch) for label in labels],
+        )
+        for branch in dict.fromkeys(branches)
+    }
 
 
 def draw(columns: dict[str, list[float]], units: Sequence[str], images: dict[str, int]) -> Figure:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import restorer_of, run_folder, save_figure, write_csv
-from dynres.callbacks.ways import Shown, WaysWatcher, filled, markdown, show
+from dynres.callbacks.common import restorer_of, run_folder, save_figure, save_table
+from dynres.callbacks.ways import Shown, WaysWatcher, against_macs, filled, markdown, show
 from dynres.contracts import EvalSample, Evaluation
 from dynres.files import write_text
 from dynres.report import Record, axis_name, gain, grouped, mean, record, shown
@@ -79,11 +79,11 @@ class Subnets(WaysWatcher):
         if not self.ways:
             return
         points = means(self.ways)
-        write_csv(
-            run_folder(trainer) / "subnets.csv",
-            [field.name for field in fields(Point)],
-            [["" if value is None else value for value in astuple(point)] for point in points],
+        rows = [["" if value is None else value for value in astuple(point)] for point in points]
+        chart = against_macs(
+            (f"{one.dataset} {one.label}", one.macs, one.psnr) for one in points if one.way != BY_SCALE
         )
+        save_table(trainer, "subnets", [field.name for field in fields(Point)], rows, {"subnets": chart})
         tables = [filled(_table(mine)) for mine in by_dataset(points).values()]
         write_text(run_folder(trainer) / "subnets.md", markdown(tables))
         save_figure(trainer, draw(by_dataset(points)), "subnets.png", "test/subnets")

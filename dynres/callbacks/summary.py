@@ -9,8 +9,11 @@ from pytorch_lightning import LightningModule, Trainer
 
 from dynres.callbacks.common import EvaluationWatcher, restorer_of, run_folder, write_csv
 from dynres.callbacks.throughput import Throughput
+from dynres.callbacks.wandb_log import WandbLog
 from dynres.contracts import Evaluation
-from dynres.report import CSV_COLUMNS, Record, print_table, summary, write_summary
+from dynres.report import CSV_COLUMNS, Record, Summary, print_table, summary, write_summary
+
+RESULTS = ("psnr", "ssim", "macs")  # what W&B compares runs by
 
 
 class SummaryCallback(EvaluationWatcher):
@@ -45,4 +48,22 @@ class SummaryCallback(EvaluationWatcher):
             train_seconds=timers[0] if timers else 0.0,
         )
         write_summary(run_folder(trainer), result)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLog):
+                _log(logger, records, result)
         print_table(result)
+
+
+def _log(log: WandbLog, records: Sequence[Record], result: Summary) -> None:
+    """The tables of images and of means, and the means as columns of W&B's table over runs."""
+    log.log_table("tables/per_image", CSV_COLUMNS, [item.csv for item in records])
+    rows = [(dataset, label, row) for dataset, found in result["metrics"].items() for label, row in found.items()]
+    columns = list(rows[0][2])
+    log.log_table(
+        "tables/summary",
+        ["dataset", "label", *columns],
+        [[dataset, label, *(row[column] for column in columns)] for dataset, label, row in rows],
+    )
+    known = [(f"test/{dataset}/{label}", row) for dataset, label, row in rows]
+    values = {f"{name}/{key}": row[key] for name, row in known for key in RESULTS if row[key] is not None}
+    log.log_result({**values, "parameters": result["params"]})

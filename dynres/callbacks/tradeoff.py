@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
-from dynres.callbacks.common import restorer_of, run_folder, save_figure, write_csv
+from dynres.callbacks.common import restorer_of, run_folder, save_figure, save_table
 from dynres.callbacks.ladder import ladder
-from dynres.callbacks.ways import Shown, WaysWatcher, filled, markdown, show
+from dynres.callbacks.ways import Shown, WaysWatcher, against_macs, filled, markdown, show
 from dynres.contracts import Evaluation
 from dynres.files import write_text
 from dynres.report import Record, gain, mean, record, shown
@@ -99,11 +99,10 @@ class TradeOff(WaysWatcher):
         if not self.ways:
             return
         points = means(self.ways)
-        write_csv(
-            run_folder(trainer) / "tradeoff.csv",
-            [field.name for field in fields(Point)],
-            [["" if value is None else value for value in astuple(point)] for point in points],
-        )
+        rows = [["" if value is None else value for value in astuple(point)] for point in points]
+        kinds = {"P": "pointer P", "h": "threshold h"}
+        chart = against_macs((f"{one.dataset} {one.label}, {kinds[one.way[0]]}", one.macs, one.psnr) for one in points)
+        save_table(trainer, "tradeoff", [field.name for field in fields(Point)], rows, {"tradeoff": chart})
         write_text(run_folder(trainer) / "tradeoff.md", markdown(_tables(points)))
         save_figure(trainer, plot(points), "tradeoff.png", "test/tradeoff")
         show(_tables(points))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynres.callbacks.common import EvaluationWatcher, from_all_processes
+from dynres.callbacks.wandb_log import Lines
 from dynres.report import UNKNOWN, Record, markdown_table
 
 
@@ -61,6 +62,16 @@ def markdown(tables: Iterable[Shown]) -> str:
         text = f"## {title}\n\n{markdown_table(headers, rows)}"
         parts.append(text + "".join(f"\n{note}\n" for note in notes))
     return "\n".join(parts)
+
+
+def against_macs(points: Iterable[tuple[str, float, float | None]]) -> Lines:
+    """A chart of (line, MACs, PSNR in dB) points, in the order of the MACs; without those of unknown PSNR."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for name, macs, psnr in sorted((point for point in points if point[2] is not None), key=lambda point: point[:2]):
+        xs, ys = lines.setdefault(name, ([], []))
+        xs.append(macs / 1e9)
+        ys.append(psnr or 0.0)
+    return Lines("PSNR in dB against GMACs", "GMACs", lines)
 
 
 def show(tables: Iterable[Shown], width: int = 120) -> None:

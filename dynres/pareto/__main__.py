@@ -18,13 +18,13 @@ from rich.console import Console
 from dynres.data.datamodule import SuperResolutionData
 from dynres.errors import UserError, clean_exit
 from dynres.interop.weights import load_pretrained
+from dynres.launch.find import composed
 from dynres.methods.base import Inference
 from dynres.nodes import make, plain
 from dynres.pareto.measure import bicubic, measured
 from dynres.pareto.report import Trained, draw, tell
 from dynres.pareto.session import Session, about
 from dynres.pareto.systems import SYSTEMS
-from dynres.pareto.training import composed
 from dynres.restorer import check_budget
 
 SCALES = (2, 3, 4)

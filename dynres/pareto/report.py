@@ -11,12 +11,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from rich.console import Console
+from rich.table import Table
 
 from dynres.callbacks.common import write_csv
 from dynres.files import atomic_file, write_text
 from dynres.metrics import border
 from dynres.pareto.measure import Point, front
-from dynres.tables.common import show
 
 PICTURED = {"backbone": "GMACs of the backbone", "whole": "GMACs of the whole network"}
 MARKERS = "osD^vP"
@@ -95,6 +96,24 @@ def _points(dataset: str, points: Sequence[Point], fronts: Sequence[Sequence[str
     ]  # fmt: skip
     title = f"{dataset}, x{scale}: {points[0].images} images, {protocol(points[0].protocol, scale)}"
     return show(title, columns, rows, NOTES)
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """Print a table, notes below it; returns it as Markdown."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width of its own
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
+    lines = [columns, ["---"] * len(columns), *[[cell.replace("|", "/") for cell in row] for row in rows]]
+    text = f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return text + "".join(f"\n{note}\n" for note in notes)
 
 
 NOTES = (

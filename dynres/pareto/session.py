@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dynres.callbacks.progress import duration
 from dynres.errors import UserError
-from dynres.pareto.estimate import Estimate
+from dynres.launch.estimate import Estimate
+from dynres.launch.find import begun, composed, finished
+from dynres.launch.process import run
 from dynres.pareto.report import Trained
 from dynres.pareto.systems import SYSTEMS, command, cuts, finetuning
-from dynres.pareto.training import begun, composed, finished, run
 
 _STEP = re.compile(r"train: step (\d+)/(\d+)(.*?)(  [\d:-]+ left)?$")  # a line of callbacks.progress
 
@@ -87,7 +88,7 @@ class Session:
             return folder
         self.say(f"{title}: training")
         self.estimate.begin(key)
-        resume = ["resume=auto"] if begun(self.out, cfg) else []
+        resume = ["resume=auto"] if begun(self.out, cfg) is not None else []
         run([*arguments, *resume], self.out / "logs" / f"{name}.log", lambda line: self._heard(title, line))
         self.estimate.end()
         if (folder := finished(self.out, cfg)) is None:

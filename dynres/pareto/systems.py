@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
+
+from dynres.launch.find import quoted
 
 UNCUT = 1e-6  # a pruning rate that rounds to no channel
 
@@ -64,7 +65,7 @@ def command(name: str, scale: int, profile: str, out: Path, overrides: Iterable[
     logger = [] if any(one.startswith("logger=") for one in mine) else ["logger=csv"]
     own = [one.replace("SCALE", str(scale)) for one in system.overrides]
     rate = [f"method.rate={system.rates[0]}"] if system.rates else []
-    return [*own, *rate, f"profile={profile}", *logger, f"out={_quoted(out)}", *mine]
+    return [*own, *rate, f"profile={profile}", *logger, f"out={quoted(out)}", *mine]
 
 
 def cuts(name: str, first: Sequence[str], cfg: DictConfig, folder: Path) -> list[list[str]]:
@@ -74,7 +75,7 @@ def cuts(name: str, first: Sequence[str], cfg: DictConfig, folder: Path) -> list
         steps = finetuning(cfg)
         changed = {
             "method.rate": f"{rate:g}",
-            "method.trained": _quoted(folder / "checkpoints" / "trained.ckpt"),
+            "method.trained": quoted(folder / "checkpoints" / "trained.ckpt"),
             "trainer.max_steps": str(steps),
             "trainer.val_check_interval": str(min(steps, cfg.trainer.val_check_interval)),
         }
@@ -92,9 +93,3 @@ def finetuning(cfg: DictConfig) -> int:
 def _meant_for(name: str, override: str) -> str | None:
     system, _, rest = override.partition(":")
     return override if system not in SYSTEMS else rest if system == name else None
-
-
-def _quoted(path: Path) -> str:
-    """As a value of an override: Hydra reads =,[]{} and spaces in its own way unless they are quoted."""
-    text = str(path)
-    return text if re.fullmatch(r"[\w./~+-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,138 +1,45 @@
-"""ACLA's tables: PSNR and SSIM (1, 2, 3, 10, 12), parameters and MACs of networks for x2 (4 to 8, 11).
+"""ACLA's tables: quality (1, 2, 3, 10), costs of networks for x2 (4 to 8, 11), the search's settings (9), times (12).
 
-Rows of a table differ in options of one network, so a run belongs to a row if its config.yaml builds the row's network.
 Costs are those of the whole network, upsampler included; ACLA's MACs, which depend on the image, are a range.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.progress import track
 
 from dynres.backbones.acla import CrossLayer
-from dynres.build import network_description
 from dynres.contracts import Task
 from dynres.cost.counter import count_macs, count_parameters
-from dynres.restorer import Restorer
-from dynres.tables.common import (
-    Row,
-    beside,
-    choices,
-    levels_of,
-    number,
-    paper_runs,
-    published_config,
-    published_network,
-    show,
-)
+from dynres.tables.published import network, said
+from dynres.tables.rows import at, cost, counted, levels_of, measures, with_costs, with_digits
+from dynres.tables.sheet import METRICS, Cell, Column, Measured, Metric, Ours, Row, Sheet, TableMaker
 from dynres.upsamplers.base import GridUpsampler
 
-Measured = Mapping[tuple[str, str, str, str], Mapping[str, float | None]]
-
-
-def identity(cfg: Any) -> str:
-    """What two configurations have in common if their results belong to one row: network and budget."""
-    described = network_description(cfg)
-    del described["pixels"]
-    return json.dumps([described, cfg.inference.budget], sort_keys=True)
+PARAMS, MACS = Column("Params", METRICS["params"]), Column("FLOPs", METRICS["gmacs"])
+TIME = Column("Inference Time", METRICS["time"])
+# Of Table 9: no results, so that none is best.
+WEIGHT = Metric("weight", "", 2, None, (0.0, 1.0), "cost")
+POSITION = Metric("position", "", 0, None, (1, 32), "cost")
+NOT_TIMED = "published on a V100; not timed there"
+NOT_SEARCHED = "not searched at the paper's size"
 
 
 @cache
-def row_identity(*network: str) -> str:
-    """`identity` of choices of conf/ in published sizes."""
-    return identity(published_config(network))
+def parameters(overrides: tuple[str, ...]) -> float:
+    """Millions, of what a recipe trains."""
+    return count_parameters(network(overrides)) / 1e6
 
 
-def measured(runs: Path) -> Measured:
-    """(identity, test set, level, protocol) -> metrics, of the newest finished profile=paper run that has each."""
-    found: dict[tuple[str, str, str, str], Mapping[str, float | None]] = {}
-    for folder, result in paper_runs(runs):
-        if (path := folder / "config.yaml").is_file():  # without it nobody knows which row a result belongs to
-            name = identity(OmegaConf.load(path))
-            for dataset, rows in result["metrics"].items():
-                found |= {(name, dataset, level, row["protocol"]): row for level, row in rows.items()}
-    return found
-
-
-def at(network: Sequence[str], level: str) -> list[str]:
-    """A row's choices at a level: "x3" is a scale, which heads are built for; "sigma30" changes no network."""
-    return [*network, f"task.scale={level[1:]}"] if level.startswith("x") else list(network)
-
-
-def ours(
-    results: Measured, network: Sequence[str] | None, dataset: str, level: str, protocol: str
-) -> Mapping[str, float | None]:
-    """What a run of this network measured; empty where none did."""
-    if network is None or not results:
-        return {}
-    return results.get((row_identity(*at(network, level)), dataset, level, protocol), {})
-
-
-# ---------------------------------------------------------------------------------------------------------- quality
-
-
-def quality_rows(table: Mapping[str, Any], results: Measured) -> Iterator[Row]:
-    """Tables 1, 2, 3, 10: every system on every test set, published and ours at each level, and its backbone here."""
-    for name, datasets in table["rows"].items():
-        network = table["systems"][name]["network"]
-        for dataset, levels in datasets.items():
-            cells = [
-                beside(published, ours(results, network, dataset, level, table["protocol"]), table["metrics"])
-                for level, published in levels.items()
-            ]
-            yield [name, dataset, *cells, backbone(network)]
-
-
-def backbone(network: Sequence[str] | None) -> str:
-    """Its name in conf/backbone; a dash where there is none."""
-    return "-" if network is None else choices(network)["backbone"]
-
-
-def parameter_rows(table: Mapping[str, Any]) -> Iterator[Row]:
-    """Millions of parameters, published and ours at each scale (where heads differ), of every system that has any."""
-    for name, system in table["systems"].items():
-        if system["params"] is None:
-            continue
-        cells = ["-"] * len(scales(table))
-        if system["network"] is not None:
-            counts = [count_parameters(published_network(at(system["network"], level))) for level in scales(table)]
-            cells = [differing([count / 1e6], system["params"], 3) for count in counts]
-        yield [name, f"{system['params']:g}", *cells]
-
-
-def scales(table: Mapping[str, Any]) -> list[str]:
-    """The levels at which networks differ; one of them where they do not."""
-    levels = levels_of(table)
-    return [level for level in levels if level.startswith("x")] or levels[:1]
-
-
-def quality(key: str, published: Mapping[str, Any], runs: Path) -> str:
-    """Table 1, 2, 3 or 10, and its column of parameters as a table of its own, printed and as Markdown."""
-    table = published[key]
-    title = f"Table {key.removeprefix('table')}"
-    columns = ["system", "test set", *levels_of(table), "backbone here"]
-    rows = list(quality_rows(table, measured(runs)))
-    measures = show(f"{title}: {table['title']}; published | ours", columns, rows, table["notes"])
-    found = parameter_rows(table)
-    counted = list(track(found, "counting", len(table["systems"]), console=Console(stderr=True)))
-    heads = [f"ours: {level}" for level in scales(table)] if len(scales(table)) > 1 else ["ours"]
-    return measures + "\n" + show(f"{title}: M params", ["system", "published", *heads], counted, remarks(table))
-
-
-# ------------------------------------------------------------------------------------------------------------ costs
-
-
-def gmacs(network: Restorer, size: tuple[int, int]) -> tuple[float, float]:
+@cache
+def gmacs(overrides: tuple[str, ...], size: tuple[int, int]) -> tuple[float, float]:
     """Of one image, with no key kept and with all keys; the same for any network but ACLA."""
-    body, head = network.backbone, network.upsampler
+    built = network(overrides)
+    body, head = built.backbone, built.upsampler
     assert isinstance(head, GridUpsampler)
     image = torch.empty(1, body.image_channels, *size, device="meta")
     every, keys = count_macs(lambda: head(body(image, Task())), "all"), 0
@@ -142,90 +49,76 @@ def gmacs(network: Restorer, size: tuple[int, int]) -> tuple[float, float]:
     return (every - keys) / 1e9, every / 1e9
 
 
-def cost_rows(table: Mapping[str, Any], results: Measured) -> Iterator[Row]:
-    """Tables 4 to 8 and 11: published, then ours; a line a variant where a row may stand for several networks."""
-    tested = table["tested"]
+def measured_params(overrides: tuple[str, ...] | None) -> Measured | None:
+    """None for what is not here."""
+    return None if overrides is None else Measured(parameters(overrides))
+
+
+def measured_macs(overrides: tuple[str, ...], size: tuple[int, int]) -> Measured:
+    """A range where keys are chosen."""
+    low, high = gmacs(overrides, size)
+    return Measured(low) if low == high else Measured(low, top=high, note="no key to every key")
+
+
+def benchmarks(number: int, published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """Table 1, 2, 3 or 10: quality; parameters at each scale, where heads differ, of every system that has any."""
+    table = published[f"table{number}"]
+    found = measures(f"acla/{number}", table, ours)
+    levels = levels_of(table)
+    scales = [level for level in levels if level.startswith("x")]
+    columns = [replace(PARAMS, name=scale, group="Params") for scale in scales] or [PARAMS]
+    cells = []
+    for name in table["rows"]:
+        about, mine = table["systems"][name], list[Cell]()
+        for level in scales or levels[:1]:
+            here = measured_params(counted(about, level)) if about["params"] is not None else None
+            cell = cost(about, "params", here)
+            mine.append(cell if level == table.get("params_at", level) else replace(cell, reachable=False))
+        cells.append(mine)
+    return [with_digits(with_costs(found, columns, cells), {"params": 3})]
+
+
+def ablation(number: int, published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """Table 4 to 8 or 11: parameters and MACs of one image, and quality."""
+    table = published[f"table{number}"]
+    (level,), size = levels_of(table), tuple(table["size"])
+    cells = []
+    for name in table["rows"]:
+        about = table["systems"][name]
+        overrides = at(about["recipe"], level)
+        macs = cost(about, "macs", measured_macs(overrides, size))
+        cells.append([cost(about, "params", measured_params(overrides)), macs])
+    return [with_costs(measures(f"acla/{number}", table, ours), [PARAMS, MACS], cells)]
+
+
+def settings(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """Table 9: lambda of Eq. 14, and where the search found that modules should stand."""
+    table = published["table9"]
+    most = max(len(row["positions"]) for row in table["rows"].values())
+    columns = [Column("Value of lambda", WEIGHT)]
+    columns += [Column(str(place), POSITION, "Insert Positions") for place in range(1, most + 1)]
+    missing, rows = Measured(note=NOT_SEARCHED), []
     for name, row in table["rows"].items():
-        for variant, more in table.get("variants", {"": []}).items():
-            choice = at([*row["network"], *more], tested["level"])
-            network = published_network(choice)
-            macs = sorted(set(gmacs(network, tuple(table["size"]))))
-            yield [
-                f"{name}, {variant}" if variant else name,
-                number(row["params"]),
-                number(row["macs"]),
-                differing([count_parameters(network) / 1e6], row["params"]),
-                differing(macs, row["macs"]),
-                *psnr_cells(row["psnr"], tested, results, choice),
-            ]
+        numbers = [row["lambda"], *row["positions"], *[None] * (most - len(row["positions"]))]
+        cells = tuple(Cell(number, missing if number is not None else None, reachable=False) for number in numbers)
+        rows.append(Row(name, cells))
+    title, label = f"Table 9: {table['title']}", "nothing measured"
+    return [Sheet("acla/9", title, tuple(columns), tuple(rows), label, **said(table))]
 
 
-def psnr_cells(
-    published: Sequence[float], tested: Mapping[str, Any], results: Measured, network: Sequence[str]
-) -> Iterator[str]:
-    """ "38.24 | -" on each test set."""
-    for dataset, value in zip(tested["sets"], published, strict=True):
-        yield beside([value], ours(results, network, dataset, tested["level"], tested["protocol"]), ["psnr"])
+def times(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """Table 12."""
+    table = published["table12"]
+    cells = [[cost(table["systems"][name], "time", Measured(note=NOT_TIMED))] for name in table["rows"]]
+    found = measures("acla/12", table, ours)
+    return [replace(with_costs(found, [TIME], cells), label=found.label)]
 
 
-def differing(counts: Sequence[float], published: float, digits: int = 2) -> str:
-    """ "42.00 (-0.31%)", "97.43-97.58 (+0.47%, +0.63%)": ours, one or a range, and how far from the published it is."""
-    off = ", ".join(f"{count / published - 1:+.2%}" for count in counts)
-    return "-".join(f"{count:.{digits}f}" for count in counts) + f" ({off})"
-
-
-def remarks(table: Mapping[str, Any]) -> list[str]:
-    """What the rows or systems of a table say of themselves, once each, with their names before it."""
-    names: dict[str, list[str]] = {}
-    for name, row in (table.get("systems") or table["rows"]).items():
-        if "remark" in row:
-            names.setdefault(row["remark"], []).append(name)
-    return [f"{'; '.join(who)}: {remark}" for remark, who in names.items()]
-
-
-def costs(key: str, published: Mapping[str, Any], runs: Path) -> str:
-    """One of Tables 4 to 8 and 11, printed and as Markdown."""
-    table = published[key]
-    (height, width), tested = table["size"], table["tested"]
-    what = f"{height} x {width} pixels, {tested['level']}; PSNR (dB), Y: published | ours"
-    found = cost_rows(table, measured(runs))
-    count = len(table["rows"]) * len(table.get("variants", [""]))
-    rows = list(track(found, "counting", count, console=Console(stderr=True)))
-    return show(
-        f"Table {key.removeprefix('table')}: {table['title']}; {what}",
-        ["", "M params", "GMACs", "ours: M params", "ours: GMACs", *tested["sets"]],
-        rows,
-        [*remarks(table), *table["notes"]],
-    )
-
-
-def times(published: Mapping[str, Any], runs: Path) -> str:
-    """Table 12, printed and as Markdown."""
-    table, results = published["table12"], measured(runs)
-    tested = table["tested"]
-    rows = [
-        [
-            name,
-            number(row["time"], 1),
-            *psnr_cells(row["psnr"], tested, results, at(row["network"], tested["level"])),
-            backbone(row["network"]),
-        ]
-        for name, row in table["rows"].items()
-    ]
-    columns = ["", "time", *tested["sets"], "backbone here"]
-    return show(f"Table 12: {table['title']}; published | ours", columns, rows, table["notes"])
-
-
-TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
-    "acla/1": partial(quality, "table1"),
-    "acla/2": partial(quality, "table2"),
-    "acla/3": partial(quality, "table3"),
-    "acla/4": partial(costs, "table4"),
-    "acla/5": partial(costs, "table5"),
-    "acla/6": partial(costs, "table6"),
-    "acla/7": partial(costs, "table7"),
-    "acla/8": partial(costs, "table8"),
-    "acla/10": partial(quality, "table10"),
-    "acla/11": partial(costs, "table11"),
+TABLES: dict[str, TableMaker] = {
+    **{f"acla/{number}": partial(benchmarks, number) for number in (1, 2, 3)},
+    **{f"acla/{number}": partial(ablation, number) for number in (4, 5, 6, 7, 8)},
+    "acla/9": settings,
+    "acla/10": partial(benchmarks, 10),
+    "acla/11": partial(ablation, 11),
     "acla/12": times,
 }

@@ -1,39 +1,55 @@
-"""AnySR's tables: what each scale costs, beside the authors' code (1), and PSNR of subnets in finished runs (2).
+"""AnySR's tables: what each scale costs, beside the authors' code (1), and what its subnets give and spend (2).
 
-No table of the paper is known here, so that (2) shows runs of any profile, each under its name: † is the subnet of the
-scale, ‡ the whole network. A run with enhancement and one without make one table if all else agrees.
+No table of the paper was at hand, so that (2) has rows and nothing published beside them.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.progress import track
 
 from dynres.backbones.anysr import AnySR
-from dynres.build import network_description
 from dynres.callbacks.subnets import BY_SCALE
 from dynres.contracts import Task
 from dynres.cost.counter import count_parameters
-from dynres.nodes import plain
-from dynres.tables.common import Row, number, published_config, published_network, show
+from dynres.tables.published import always, network, said
+from dynres.tables.sheet import Cell, Column, Measured, Metric, Ours, Recipe, Row, Sheet, System, TableMaker, quality
+
+# As the paper calls them -> conf/backbone.
+EXTRACTORS = {"EDSR-baseline": "anysr_edsr", "RDN": "anysr_rdn"}
+# (extractor, upsampler) -> how the plain network is trained, and AnySR from it.
+TRAINED: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("EDSR-baseline", "SRNO"): (
+        ("backbone=edsr_baseline", "upsampler=srno", "method=assr"), ("+experiment=anysr_edsr_srno",)
+    ),
+    ("RDN", "SRNO"): (("backbone=rdn", "upsampler=srno", "method=assr"), ("+experiment=anysr_rdn_srno",)),
+    ("EDSR-baseline", "LIIF"): (("+experiment=edsr_baseline_liif",), ("+experiment=anysr_edsr_liif",)),
+    ("EDSR-baseline", "Meta-SR"): (("+experiment=edsr_baseline_metasr",), ("+experiment=anysr_edsr_metasr",)),
+    ("EDSR-baseline", "ArbSR"): (
+        ("backbone=edsr_baseline", "upsampler=arbsr", "method=assr"),
+        ("+experiment=anysr_edsr_srno", "upsampler=arbsr"),
+    ),
+}  # fmt: skip
+WHOLE = "1"  # ‡ in subnets.csv: the width of the largest subnet
+DEMO = ("EDSR-baseline", "LIIF")  # what experiments/anysr/demo.yaml trains
+DEMO_RUNS = {True: "anysr", False: "anysr_not_enhanced"}  # enhanced -> its run there
+
+WIDTH = Metric("width", "", 1, None, (0.0, 1.0), "cost")
+MACS = Metric("macs", "MACs", 0, "less", (0.0, 1e9), "cost")
+SHARE = Metric("share", "%", 1, "less", (0.0, 100.0), "cost")
+COUNT = Metric("count", "", 0, "less", (0.0, 1e9), "cost")
 
 # ------------------------------------------------------------------------------------------------------------ costs
 
 
 @cache
-def extractor(enhanced: bool, *network: str) -> AnySR:
-    """Of such choices in published size, on the meta device."""
-    backbone = published_network([*network, f"backbone.enhanced={str(enhanced).lower()}"]).backbone
+def extractor(name: str, enhanced: bool) -> AnySR:
+    """A backbone of conf/backbone in its published size, on the meta device."""
+    backbone = network(("method=assr", f"backbone={name}", f"backbone.enhanced={str(enhanced).lower()}")).backbone
     assert isinstance(backbone, AnySR)
     return backbone
 
@@ -49,160 +65,99 @@ def step_of(backbone: AnySR, scale: float) -> int:
     return int(backbone.route(torch.empty(1, 3, 1, 1), Task(torch.tensor([scale]))).decisions.sum())
 
 
-def cost_rows(table: Mapping[str, Any]) -> Iterator[Row]:
-    """A line a scale group; ours are counted at every scale that is given for it."""
-    height, width = table["size"]
-    for name, system in table["systems"].items():
-        gated, bare = (extractor(enhanced, *system["network"]) for enhanced in (True, False))
-        full = bare.cost(height, width).full
-        for group in system["groups"]:
-            steps = sorted({step_of(gated, scale) for scale in group["scales"]})
-            counts = [macs_of(bare, height, width, step) for step in steps]
-            gates = []
-            for step in steps:
-                once, twice = (
-                    macs_of(gated, height, times * width, step) - macs_of(bare, height, times * width, step)
-                    for times in (1, 2)
-                )
-                gates.append(f"{2 * once - twice:,} + {(twice - once) / (height * width):g} a pixel")
-            first, last, *others = group["scales"]
-            yield [
-                name,
-                ", ".join([f"x{first:g} - x{last:g}", *(f"x{scale:g}" for scale in others)]),
-                f"{group['width']:g} ({group['channels']})",
-                ", ".join(f"{gated.widths[step]:g}" for step in steps),
-                f"{group['macs']:,}",
-                ", ".join(f"{count / (height * width):,.0f}" for count in counts),
-                ", ".join(f"{count - group['macs'] * height * width:+,}" for count in counts),
-                ", ".join(f"{count / full:.1%}" for count in counts),
-                number(group["gates"]),
-                "; ".join(gates),
-            ]
-
-
-def parameter_rows(table: Mapping[str, Any]) -> Iterator[Row]:
-    """With the gates and without: the authors' code, ours and the difference."""
-    for name, system in table["systems"].items():
-        row: Row = [name]
-        for key, enhanced in (("params", True), ("plain", False)):
-            backbone = extractor(enhanced, *system["network"])
-            count = count_parameters(backbone)
-            row += [f"{system[key]:,}", f"{count:,}", f"{count - system[key]:+,}"]
-        held = sum(buffer.numel() for buffer in backbone.sub_mean.buffers())
-        yield [*row, f"{system['mean_shift']}", f"{held}"]
-
-
-def costs(published: Mapping[str, Any], runs: Path) -> str:
-    """Table 1, printed and as Markdown."""
-    table = published["table1"]
-    count = sum(len(system["groups"]) for system in table["systems"].values())
-    rows = list(track(cost_rows(table), "counting", count, console=Console(stderr=True)))
-    text = show(
-        f"Table 1: {table['title']}",
-        ["", "scales", "width (channels)", "ours", "MACs a pixel", "ours", "difference", "of full", "M gates", "ours"],
-        rows,
-        table["notes"],
+def subnet(network: str, step: int, size: tuple[int, int]) -> dict[str, float]:
+    """Of one subnet: width, MACs a pixel without gates, their share (%) of the whole, MACs of the gates an image."""
+    height, width = size
+    gated, bare = extractor(network, True), extractor(network, False)
+    macs = macs_of(bare, height, width, step)
+    once, twice = (
+        macs_of(gated, height, times * width, step) - macs_of(bare, height, times * width, step) for times in (1, 2)
     )
-    columns = ["", "with gates", "ours", "difference", "without", "ours", "difference", "mean shift", "ours"]
-    return text + "\n" + show("Table 1: parameters", columns, list(parameter_rows(table)))
+    return {
+        "width": gated.widths[step],
+        "macs": macs / (height * width),
+        "share": 100 * macs / bare.cost(height, width).full,
+        "gates": 2 * once - twice,  # their means grow with the image, their linear maps do not
+    }
+
+
+def scale_groups(table: Mapping[str, Any]) -> Iterator[Row]:
+    """A row a group of scales. Scales of one group that run different subnets have no number in common."""
+    for name, system in table["systems"].items():
+        network = EXTRACTORS[name]
+        for group in system["groups"]:
+            steps = {scale: step_of(extractor(network, True), scale) for scale in group["scales"]}
+            if len(set(steps.values())) == 1:
+                found = subnet(network, steps[group["scales"][0]], tuple(table["size"]))
+                ours = {key: Measured(value) for key, value in found.items()}
+            else:
+                told = ", ".join(f"x{scale:g}: {step + 1}" for scale, step in steps.items())
+                ours = dict.fromkeys(("width", "macs", "share", "gates"), Measured(note=f"different subnets: {told}"))
+            low, *_, high = sorted(group["scales"])
+            rest = group is system["groups"][-1]
+            title = f"x{group['scales'][0]:g} and more, x{low:g}" if rest else f"x{low:g} to x{high:g}"
+            yield Row(title, tuple(Cell(group[key], one) for key, one in ours.items()), name)
+
+
+def parameters(table: Mapping[str, Any]) -> Iterator[Row]:
+    """With the gates and without."""
+    for name, system in table["systems"].items():
+        backbones = {"params": extractor(EXTRACTORS[name], True), "plain": extractor(EXTRACTORS[name], False)}
+        cells = (Cell(system[key], Measured(count_parameters(backbone))) for key, backbone in backbones.items())
+        yield Row(name, tuple(cells))
+
+
+def costs(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """MACs by scale, and parameters."""
+    table = published["costs"]
+    height, width = table["size"]
+    columns = (
+        Column("width", WIDTH), Column("a pixel", MACS), Column("of the whole", SHARE), Column("gates, an image", MACS)
+    )  # fmt: skip
+    counts = (Column("with gates", COUNT, "parameters"), Column("without", COUNT, "parameters"))
+    label, title = f"counted on {height} x {width} pixels", f"No table of the paper: {table['title']}"
+    return [
+        Sheet("anysr/1", title, columns, tuple(scale_groups(table)), label, **said(table)),
+        Sheet("anysr/1", f"{title}: parameters", counts, tuple(parameters(table)), "counted"),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- quality
 
-Cells = dict[str, dict[str, dict[str, float | None]]]  # way -> label -> column of subnets.csv -> value
+
+def systems(extractor: str, upsampler: str, sets: Mapping[tuple[str, str], list[None]], ablated: bool) -> list[System]:
+    """The plain network, and its AnySR by the scale's subnet and whole; `ablated`: also without enhancement."""
+    group, names = f"{extractor} + {upsampler}", (extractor, upsampler)
+    plain, slimmed = TRAINED[names]
+    start = Recipe(plain)
+    found = [System(upsampler, sets, always(start), group)]
+    for enhanced in (True, False) if ablated else (True,):
+        options, note = ((), "") if enhanced else (("backbone.enhanced=false",), ", not enhanced")
+        recipe = always(Recipe((*slimmed, *options), start))
+        demo = DEMO_RUNS[enhanced] if names == DEMO else None
+        for mark, way in (("†", BY_SCALE), ("‡", WHOLE)):
+            found.append(System(f"AnySR-{upsampler}{mark}{note}", sets, recipe, group, demo, way))
+    return found
 
 
-@dataclass
-class Pair:
-    """Finished runs that differ in enhancement alone, the newest of each.
+def subnets(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
+    """A sheet a test set; in the demo one of its photographs and of the systems that it trains, with their MACs."""
+    table = published["quality"]
+    title = f"No table of the paper: {table['title']}"
 
-    Attributes:
-        name: experiment, profile and seed.
-        network: `identity` of the network, for paper-size systems to be found.
-        found: by enhancement: test set -> cells.
-    """
+    def sheet(title: str, rows: list[System], metrics: list[str]) -> Sheet:
+        found = quality("anysr/2", title, rows, metrics, table["protocol"], ours, **said(table))
+        return replace(found, columns=tuple(replace(column, ours=True) for column in found.columns))
 
-    name: str
-    network: str
-    found: dict[bool, dict[str, Cells]] = field(default_factory=dict)
-
-
-def identity(cfg: Any) -> str:
-    """What a configuration builds, whatever its enhancement and its range of pixel values."""
-    described = network_description(cfg)
-    described["backbone"].pop("enhanced", None)
-    del described["pixels"]
-    return json.dumps(described, sort_keys=True)
+    trained = [system for system in systems(*DEMO, {}, ablated=True) if system.demo is not None]
+    if ours.own(trained):
+        return [sheet(title, trained, ["psnr", "gmacs"])]
+    sheets = []
+    for name in table["sets"]:
+        places: dict[tuple[str, str], list[None]] = {(name, level): [None] for level in table["levels"]}
+        rows = [system for one in table["systems"] for system in systems(**one, sets=places)]
+        sheets.append(sheet(f"{title}, {name}", rows, ["psnr"]))
+    return sheets
 
 
-def pairs(runs: Path) -> list[Pair]:
-    """Of all finished runs that have a subnets.csv."""
-    found: dict[str, Pair] = {}
-    for file in sorted(runs.rglob("subnets.csv"), key=lambda path: path.stat().st_mtime):
-        summary, config = file.with_name("summary.json"), file.with_name("config.yaml")
-        if not summary.is_file() or not config.is_file():
-            continue
-        result, cfg = json.loads(summary.read_text(encoding="utf-8")), OmegaConf.load(config)
-        about = [result["profile"], result["seed"], plain(cfg.method), plain(cfg.trainer).get("max_steps")]
-        tested = None if cfg.mode == "fit" else cfg.ckpt
-        head = str(cfg.upsampler["_target_"]).rpartition(".")[2]
-        name = f"{result['experiment']} under {head}, profile {result['profile']}, seed {result['seed']}"
-        key = json.dumps([identity(cfg), *about, tested], sort_keys=True)
-        pair = found.setdefault(key, Pair(f"{name}, {tested}" if tested else name, identity(cfg)))
-        pair.found[bool(cfg.backbone.get("enhanced", True))] = read(file)
-    return list(found.values())
-
-
-def read(file: Path) -> dict[str, Cells]:
-    """A subnets.csv by test set, way and scale."""
-    sets: dict[str, Cells] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        for line in csv.DictReader(lines):
-            values = {key: float(line[key]) if line[key] else None for key in ("psnr", "psnr_plain", "fraction")}
-            sets.setdefault(line["dataset"], {}).setdefault(line["way"], {})[line["label"]] = values
-    return sets
-
-
-def quality_rows(pair: Pair, dataset: str, labels: Sequence[str]) -> Iterator[Row]:
-    """Bicubic, † and ‡ with enhancement and without, what it gains, and the compute of † where it is known."""
-
-    def values(enhanced: bool, way: str, column: str) -> list[float | None]:
-        ways = pair.found.get(enhanced, {}).get(dataset, {})
-        some = [cells for name, cells in ways.items() if (name == BY_SCALE) == (way == "†")]
-        return [some[-1].get(label, {}).get(column) if some else None for label in labels]  # the widest is the last
-
-    either = dataset in pair.found.get(True, {})
-    yield ["bicubic", *map(number, values(either, "†", "psnr_plain"))]
-    for enhanced in (True, False):
-        for way in ("†", "‡"):
-            name = way if enhanced else f"{way} without enhancement"
-            yield [name, *map(number, values(enhanced, way, "psnr"))]
-    both = zip(*(values(enhanced, "†", "psnr") for enhanced in (True, False)), strict=True)
-    yield ["† gains by enhancement", *("-" if None in two else f"{two[0] - two[1]:+.2f}" for two in both)]
-    spent = values(either, "†", "fraction")
-    yield ["MACs of †, of ‡", *("-" if share is None else f"{share:.1%}" for share in spent)]
-
-
-def quality(published: Mapping[str, Any], runs: Path) -> str:
-    """Table 2, printed and as Markdown: one a pair of runs and test set; last, the paper-size systems without runs."""
-    table, parts, found = published["table2"], [], pairs(runs)
-    for pair in found:
-        for dataset in dict.fromkeys(name for sets in pair.found.values() for name in sets):
-            known = [sets[dataset][BY_SCALE] for sets in pair.found.values() if dataset in sets]
-            labels = list(dict.fromkeys(label for cells in known for label in cells))
-            if any(cell["psnr"] is not None for cells in known for cell in cells.values()):
-                rows = list(quality_rows(pair, dataset, labels))
-                parts.append(show(f"Table 2: {pair.name}: {dataset}", ["", *labels], rows))
-    trained = {pair.network for pair in found}
-    missing = [name for name, network in table["systems"].items() if identity(published_config(network)) not in trained]
-    if missing:
-        dashes = ["-"] * len(table["levels"])
-        rows = [[name, dataset, *dashes] for name in missing for dataset in table["sets"]]
-        title = "Table 2: profile paper, † and ‡: no finished run yet"
-        parts.append(show(title, ["system", "test set", *table["levels"]], rows))
-    for note in table["notes"]:
-        print(note)
-    return "\n".join([f"# {table['title']}\n", *parts, *(f"{note}\n" for note in table["notes"])])
-
-
-TABLES = {"anysr/1": costs, "anysr/2": quality}
+TABLES: dict[str, TableMaker] = {"anysr/1": costs, "anysr/2": subnets}

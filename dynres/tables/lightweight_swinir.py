@@ -1,112 +1,167 @@
-"""Lightweight SwinIR's tables: PSNR and SSIM of the distilled and the pruned networks (1), by sparsity (2), and costs.
+"""Lightweight SwinIR's tables: the distilled and the pruned networks and their costs (1), and pruning by gamma (2).
 
-A run belongs to a row if its config.yaml builds the row's network, with the row's options of distillation or pruning,
-on the paper's small images. A pruned run describes the network before the cut; costs are those of what the cut leaves.
+Costs of a pruned network are those of what the cut leaves.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from itertools import cycle, islice
-from pathlib import Path
+from math import ceil, floor
 from typing import Any
 
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.progress import track
-
 from dynres.cost.__main__ import measure
-from dynres.tables import acla
-from dynres.tables.common import Row, beside, paper_runs, published_network, show
-from dynres.tables.pruned import pictures
+from dynres.tables.published import always, network, said
+from dynres.tables.sheet import (
+    METRICS,
+    Cell,
+    Column,
+    Measured,
+    Metric,
+    Ours,
+    Recipe,
+    Row,
+    Sheet,
+    System,
+    TableMaker,
+    quality,
+)
 
-METHOD = ("weight", "features", "rate", "scope", "sparsity", "ranking")
-DATA = ("reduce", "fraction")
-LAYERS = 36  # of the classical network (Sec. 4.3.2)
-Measured = Mapping[tuple[str, str, str, str], Mapping[str, float | None]]
-
-
-def identity(network: str, method: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """What a row and its runs have in common: network (`acla.identity`), options other than 0, training images."""
-    return json.dumps([network, {name: value for name, value in method.items() if value}, data], sort_keys=True)
-
-
-def run_identity(cfg: Any) -> str:
-    """Of a run's configuration."""
-    method, data = (
-        {name: node.get(name) for name in names} for node, names in ((cfg.method, METHOD), (cfg.data, DATA))
-    )
-    return identity(acla.identity(cfg), method, data)
-
-
-def row_identity(table: Mapping[str, Any], name: str) -> str:
-    """Of a row in published sizes."""
-    system = table["systems"][name]
-    return identity(acla.row_identity(*system["network"]), system["method"], table["trained"])
-
-
-def measured(runs: Path) -> Measured:
-    """(identity, test set, level, protocol) -> metrics, of the newest finished profile=paper run that has each."""
-    found: dict[tuple[str, str, str, str], Mapping[str, float | None]] = {}
-    for folder, result in paper_runs(runs):
-        if (path := folder / "config.yaml").is_file():
-            name = run_identity(OmegaConf.load(path))
-            for dataset, rows in result["metrics"].items():
-                found |= {(name, dataset, level, row["protocol"]): row for level, row in rows.items()}
-    return found
+LAYERS, MLP_WIDTH, HEAD_WIDTH = 36, 360, 30  # of the classical network (Sec. 4.3.2): 180 channels in six heads
+SCALE = ("task=sr", "task.scale=2")
+CLASSICAL = ("backbone=swinir", "upsampler=pixelshuffle")
+LIGHTWEIGHT = ("backbone=swinir_lightweight", "upsampler=pixelshuffle_direct")
+DISTILLED = ("backbone=swinir_distilled", "upsampler=pixelshuffle_direct")
+# SwinIR's own training; on the paper's images (Sec. 4.1-4.2), as conf/profile/setting/paper_distill_sr.yaml has them.
+PLAIN = (
+    "method=assr", "method.learning_rate=2e-4", "method.milestones=[0.5,0.8,0.9,0.95]", "trainer.max_steps=500000",
+    "data.batch_size=32", "pixels.mean=[0.4488,0.4371,0.4040]", "pixels.factor=1.0",
+)  # fmt: skip
+SMALL = ("data.reduce=8", "data.fraction=0.48", "data.small=skip")
+TEACHER = Recipe((*SCALE, *CLASSICAL, *PLAIN))  # whole images: "the authors of the SwinIR provided" it (Sec. 3.2.1)
+THOUSANDS = Metric("kparams", "k", 2, "less", (0.0, 1e6), "cost")
 
 
-def remaining(system: Mapping[str, Any]) -> list[str]:
-    """The choices that build what a row restores with: its network, at the widths that are left where it is pruned."""
-    widths = {option: list(islice(cycle(some), LAYERS)) for option, some in system.get("left", {}).items()}
-    return [*system["network"], *(f"backbone.{option}={some}" for option, some in widths.items())]
+@dataclass(frozen=True)
+class Made:
+    """What stands behind a row.
+
+    Attributes:
+        network: choices that build what it restores with, at the widths that are left where it is pruned.
+        demo: its run in experiments/lightweight_swinir/demo.yaml.
+    """
+
+    network: tuple[str, ...]
+    recipe: Recipe
+    demo: str | None
+
+
+def plain(network: tuple[str, ...], demo: str) -> Made:
+    """C or L, trained on the small images without a teacher."""
+    return Made(network, Recipe((*SCALE, *network, *PLAIN, *SMALL)), demo)
+
+
+def distilled(weight: str, demo: str) -> Made:
+    """lambda = weight."""
+    options = (f"method.weight={weight}", "task.scale=2")
+    return Made(DISTILLED, Recipe(("+experiment=swinir_kd", *options), teacher=TEACHER), demo)
+
+
+def pruned(scope: str, rate: float, gamma: str, demo: str | None) -> Made:
+    """Scores are trained once a scope and gamma, by the run that cuts the least; the others cut what it trained."""
+
+    def cut(rate: float, *more: str) -> tuple[str, ...]:
+        options = (f"method.scope={scope}", f"method.rate={rate:g}", f"method.sparsity={gamma}", "task.scale=2")
+        return ("+experiment=swinir_prune", *options, *more)
+
+    if rate == 0.25:
+        recipe = Recipe(cut(rate))
+    else:
+        # Fine-tuned as long as the first: the second half of its 500,000 steps.
+        recipe = Recipe(cut(rate, "trainer.max_steps=250000"), trained=Recipe(cut(0.25)))
+    widths = {"mlp_widths": MLP_WIDTH * (1 - rate)}
+    if scope == "mlp_msa":
+        widths["head_widths"] = HEAD_WIDTH * (1 - rate)
+    left = (f"backbone.{option}={_alternating(width)}" for option, width in widths.items())
+    return Made((*CLASSICAL, *left), recipe, demo)
+
+
+def _alternating(width: float) -> list[int]:
+    """Of each layer, of this mean."""
+    return list(islice(cycle((floor(width), ceil(width))), LAYERS))
+
+
+MADE = {
+    "C": plain(CLASSICAL, "uncut"),
+    "L": plain(LIGHTWEIGHT, "student"),
+    "KD 0.25": distilled("0.25", "kd_025"),
+    "KD 0.5": distilled("0.5", "kd_050"),
+    "KD 0.75": distilled("0.75", "kd_075"),
+    "Pruning(MLP) 0.25": pruned("mlp", 0.25, "1e-5", "mlp_025"),
+    "Pruning(MLP) 0.5": pruned("mlp", 0.5, "1e-5", "mlp_050"),
+    "Pruning(MLP) 0.75": pruned("mlp", 0.75, "1e-5", "mlp_075"),
+    "Pruning(MLP+Attention) 0.25": pruned("mlp_msa", 0.25, "1e-5", "msa_025"),
+    "Pruning(MLP+Attention) 0.5": pruned("mlp_msa", 0.5, "1e-5", "msa_050"),
+    "Pruning(MLP+Attention) 0.75": pruned("mlp_msa", 0.75, "1e-5", "msa_075"),
+    "gamma = 1e-5": pruned("mlp_msa", 0.25, "1e-5", "msa_025"),
+    "gamma = 1e-4": pruned("mlp_msa", 0.25, "1e-4", None),
+}
 
 
 @cache
-def costs(size: tuple[int, int], scale: float, *network: str) -> dict[str, int]:
-    """{"params", "macs"} of such choices for one low-resolution image of this size."""
-    return measure(published_network(network), size, "all", scale)
+def counted(overrides: tuple[str, ...], height: int, width: int) -> dict[str, int]:
+    """{"params", "macs"} of such choices for one low-resolution image of this size, at x2."""
+    return measure(network(("method=assr", *SCALE, *overrides)), (height, width), "all", 2.0)
 
 
-def rows(table: Mapping[str, Any], results: Measured) -> Iterator[Row]:
-    """Every system: its quality on each test set, published and ours; parameters, published and ours; GMACs."""
-    for name, datasets in table["rows"].items():
-        system, level, protocol = table["systems"][name], table["level"], table["protocol"]
-        ours = row_identity(table, name) if results else ""
-        cells = [
-            beside(published, results.get((ours, dataset, level, protocol), {}), table["metrics"])
-            for dataset, published in datasets.items()
-        ]
-        cost = costs(tuple(table["size"]), float(level[1:]), *remaining(system))
-        count, printed = cost["params"], system["params"]
-        off = "" if printed is None else f" ({count / (1e3 * printed) - 1:+.2%})"
-        params = "-" if printed is None else f"{printed:,.2f}".removesuffix(".00")
-        yield [name, *cells, params, f"{count:,}{off}", f"{cost['macs'] / 1e9:,.1f}"]
+def system(name: str, cells: Mapping[str, list[float | None]], level: str, group: str = "") -> System:
+    """A row of Table 1 or 2; `cells`: test set -> PSNR and SSIM."""
+    made = MADE[name]
+    published = {(dataset, level): numbers for dataset, numbers in cells.items()}
+    return System(name, published, always(made.recipe), group, made.demo)
 
 
-def quality(key: str, published: Mapping[str, Any], runs: Path) -> str:
-    """Table 1 or 2, printed and as Markdown."""
-    table = published[key]
-    found = rows(table, measured(runs))
-    counted = list(track(found, "counting", len(table["rows"]), console=Console(stderr=True)))
-    height, width = (side * int(table["level"][1:]) for side in table["size"])
-    sets = next(iter(table["rows"].values()))
-    return show(
-        f"Table {key.removeprefix('table')}: {table['title']}; published | ours",
-        ["system", *sets, "k params", "ours: params", f"GMACs at {width} x {height}"],
-        counted,
-        [*table["notes"], "GMACs: convolution, linear and attention products of the whole network (convention=all)."],
+def every(published: Mapping[str, Any], ours: Ours) -> Sheet:
+    """Table 1."""
+    table = published["table1"]
+    rows = [
+        system(name, cells, table["level"], group)
+        for group, found in table["rows"].items()
+        for name, cells in found.items()
+    ]
+    title = f"Table 1: {table['title']}"
+    return quality("lightweight_swinir/1", title, rows, ["psnr", "ssim"], table["protocol"], ours, **said(table))
+
+
+def costs(published: Mapping[str, Any]) -> Sheet:
+    """Of the networks of Table 1: parameters as the text prints them and ours; MACs, which it does not print."""
+    table = published["costs"]
+    height, width = table["size"]
+    rows = []
+    for group, found in published["table1"]["rows"].items():
+        for name in found:
+            count = counted(MADE[name].network, height, width)
+            params = Cell(table["params"].get(name), Measured(count["params"] / 1e3))
+            rows.append(Row(name, (params, Cell(None, Measured(count["macs"] / 1e9))), group))
+    columns = (
+        Column("parameters", THOUSANDS),
+        Column(f"MACs at {2 * width} x {2 * height}", METRICS["gmacs"], ours=True),
     )
+    title = f"Table 1: {table['title']}"
+    return Sheet("lightweight_swinir/1", title, columns, tuple(rows), "counted at the paper's size", **said(table))
 
 
-def by_gamma(published: Mapping[str, Any], runs: Path) -> str:
-    """Table 2, and its remark on where each gamma prunes as pictures."""
-    return quality("table2", published, runs) + pictures(runs)
+def by_gamma(published: Mapping[str, Any], ours: Ours) -> Sheet:
+    """Table 2."""
+    table = published["table2"]
+    rows = [system(name, cells, table["level"]) for name, cells in table["rows"].items()]
+    title = f"Table 2: {table['title']}"
+    return quality("lightweight_swinir/2", title, rows, ["psnr", "ssim"], table["protocol"], ours, **said(table))
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any], Path], str]] = {
-    "lightweight_swinir/1": partial(quality, "table1"),
-    "lightweight_swinir/2": by_gamma,
+TABLES: dict[str, TableMaker] = {
+    "lightweight_swinir/1": lambda published, ours: [every(published, ours), costs(published)],
+    "lightweight_swinir/2": lambda published, ours: [by_gamma(published, ours)],
 }

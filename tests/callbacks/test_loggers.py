@@ -1,18 +1,16 @@
-"""metrics.csv is one file, whole at every moment; W&B never asks and never waits."""
+"""metrics.csv is one file, whole at every moment; which loggers a run has, and how W&B runs (test_wandb_log.py)."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from dynres.callbacks import loggers
-from dynres.callbacks.loggers import CsvLog, build_loggers, finish, has_account, read_metrics, wandb_mode
+from dynres.callbacks.loggers import CsvLog, build_loggers, has_account, read_metrics, wandb_mode
 from dynres.errors import UserError
 
 
@@ -112,55 +110,6 @@ def test_what_is_asked_for_is_built_and_csv_comes_first(tmp_path: Path, monkeypa
 def test_an_unknown_logger_or_option_is_named(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         build_loggers(settings, tmp_path, "name", {})
-
-
-def test_a_broken_wandb_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"wandb cannot be imported \(ModuleNotFoundError.*logger=csv"):
-        build_loggers({"wandb": {}}, tmp_path, "name", {})
-
-
-def test_a_network_that_is_down_means_offline_and_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import wandb
-
-    asked = []
-
-    def init(mode: str, **about: Any) -> Any:
-        asked.append(mode)
-        if mode == "online":
-            raise wandb.errors.CommError("no route to host")
-        return "a run"
-
-    monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(loggers, "wandb_mode", lambda requested, environment: "online")
-    built = build_loggers({"wandb": {}}, tmp_path, "name", {})
-    assert asked == ["online", "offline"] and isinstance(built[1], WandbLogger)
-    assert "W&B cannot be reached (no route to host): logging offline" in capsys.readouterr().out
-
-
-def test_wandb_offline_logs_images_ends_and_says_how_to_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The real thing, without a network or a key: about three seconds."""
-    from matplotlib.figure import Figure
-
-    from dynres.callbacks.common import save_figure
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    built = build_loggers({"wandb": {"project": "p", "tags": ["t"]}}, tmp_path, "name", {"method": {"a": 1}})
-    for logger in built:
-        logger.log_metrics({"val/psnr": 31.5}, step=3)
-    trainer = Trainer(logger=built, default_root_dir=tmp_path, enable_checkpointing=False, enable_progress_bar=False)
-    save_figure(trainer, Figure(figsize=(1, 1)), "figure.png", "key/figure")
-    finish(built)
-    folders = list((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(folders) == 1 and list(folders[0].glob("run-*.wandb")), folders
-    assert list((folders[0] / "files" / "media" / "images" / "key").glob("*.png"))
-    assert f"wandb sync {folders[0]}" in capsys.readouterr().out
-    assert (tmp_path / "wandb" / "run-id").read_text() in folders[0].name, "a resumed run keeps its name"
 
 
 def test_figures_go_to_tensorboard(tmp_path: Path) -> None:
