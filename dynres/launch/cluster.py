@@ -23,8 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dynres.errors import UserError
 from dynres.files import write_text
-from dynres.launch.find import begun, composed, finished, quoted
-from dynres.launch.session import EVERY, Wanted
+from dynres.launch.find import begun, finished, quoted
+from dynres.launch.session import EVERY
+from dynres.launch.wanted import Wanted, Wants
 from dynres.paths import conf_dir
 
 Kind = Literal["slurm", "local"]
@@ -91,7 +92,7 @@ class _Active:
     over: float | None = None  # since when it is over without a result
 
 
-class Cluster:
+class Cluster(Wants):
     """Runs what is wanted, each as a job, in an order that needs allow; the counterpart of launch.session.Session.
 
     OUT/jobs/jobs.json remembers which job runs what, OUT/jobs/NAME/ what it prints.
@@ -125,12 +126,10 @@ class Cluster:
         retries: int = 3,
         code: str | None = None,
     ) -> None:
-        self.wanted = {one.name: one for one in wanted}
-        self.out, self.say, self.kind, self.jobs, self.retries, self.code = out, say, kind, jobs, retries, code
+        super().__init__(wanted, out, say, code)
+        self.kind, self.jobs, self.retries = kind, jobs, retries
         self.parameters = dict(parameters or {}) | {"stderr_to_stdout": True}
         self.folder = out.resolve() / "jobs"
-        self.found: dict[str, Path] = {}
-        self.failed: dict[str, str] = {}
         self._active: list[_Active] = []
         self._executor(self.folder / "none")  # complains before anything is submitted
         file = self.folder / "jobs.json"
@@ -141,7 +140,7 @@ class Cluster:
         """Until each is found or failed. Where this process ends before, jobs go on: the same call attaches to them."""
         waiting = list(self.wanted)
         while waiting or self._active:
-            while len(self._active) < self.jobs and (name := self._ready(waiting)) is not None:
+            while len(self._active) < self.jobs and (name := self.ready(waiting)) is not None:
                 waiting.remove(name)
                 self._take(self.wanted[name])
             for one in list(self._active):
@@ -158,29 +157,11 @@ class Cluster:
         done = f"{len(self.found)} of {len(self.wanted)} runs done{failed}"
         return f"{done}; {len(self._active)} jobs submitted, {waiting} runs wait"
 
-    def _ready(self, waiting: Sequence[str]) -> str | None:
-        """The first whose needs are found, or can no longer be."""
-        for name in waiting:
-            others = [other for other, _ in self.wanted[name].needs.values()]
-            if all(other in self.found for other in others) or any(other in self.failed for other in others):
-                return name
-        return None
-
     def _take(self, wanted: Wanted) -> None:
         """Find a run, or attach to its job, or submit it, or say why it cannot be."""
-        if lost := [other for other, _ in wanted.needs.values() if other in self.failed]:
-            self._fail(wanted, f"it needs {lost[0]}, which failed")
+        if (prepared := self.prepared(wanted, self.out.resolve())) is None:
             return
-        command = [*wanted.command, f"out={quoted(self.out.resolve())}"]
-        command += [f"{key}={quoted(self.found[other] / file)}" for key, (other, file) in wanted.needs.items()]
-        try:
-            cfg = composed(command)
-        except UserError as error:
-            self._fail(wanted, str(error))
-            return
-        if (folder := finished(self.out, cfg, self.code)) is not None:
-            self.found[wanted.name] = folder
-            return
+        command, cfg = prepared
         known = self._known.get(wanted.name, {})
         if known.get("command") == command and known.get("code") == self.code:
             job = self._job_class()(self._folder(wanted), known["job"])
@@ -217,7 +198,7 @@ class Cluster:
                 return
             self._active.remove(one)
             if state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
-                self._fail(one.wanted, f"job {one.job.job_id}: {state.lower().replace('_', ' ')}")
+                self.fail(one.wanted, f"job {one.job.job_id}: {state.lower().replace('_', ' ')}")
             else:
                 self._lost(one, state)
             return
@@ -227,18 +208,18 @@ class Cluster:
         if code in STOPPED or (error is not None and "not requeued because" in str(error)):
             self._lost(one, "stopped")
         elif code != 0:
-            self._fail(
+            self.fail(
                 one.wanted, f"{self._reason(one.job)} (job {one.job.job_id}; all it printed: {one.job.paths.stdout})"
             )
         elif (folder := finished(self.out, one.cfg, self.code)) is None:
-            self._fail(one.wanted, f"job {one.job.job_id} ended without results below {self.out}")
+            self.fail(one.wanted, f"job {one.job.job_id} ended without results below {self.out}")
         else:
             self.found[one.wanted.name] = folder
 
     def _lost(self, one: _Active, state: str) -> None:
         tries = self._known[one.wanted.name]["tries"] + 1
         if tries > self.retries:
-            self._fail(one.wanted, f"its job was lost {tries} times ({state.lower()}), last {one.job.job_id}")
+            self.fail(one.wanted, f"its job was lost {tries} times ({state.lower()}), last {one.job.job_id}")
             return
         self.say(
             f"{one.wanted.name}: job {one.job.job_id} was lost ({state.lower()}), {tries} of {self.retries} retries"
@@ -247,12 +228,11 @@ class Cluster:
             one.job.cancel(check=False)  # a preempted one might come back
         self._submit(one, tries)
 
-    def _fail(self, wanted: Wanted, reason: str) -> None:
+    def fail(self, wanted: Wanted, reason: str) -> None:
         """What has failed is tried again when this is called again."""
-        self.failed[wanted.name] = reason
         if self._known.pop(wanted.name, None) is not None:
             write_text(self.folder / "jobs.json", json.dumps(self._known, indent=1) + "\n")
-        self.say(f"{wanted.name} failed: {reason}")
+        super().fail(wanted, reason)
 
     def _state(self, job: Any) -> str:
         """As SLURM names it."""

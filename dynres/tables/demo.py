@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.tables.results import Result
 from dynres.tables.sheet import FinishedRun, Measured, System
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 
 from dynres.launch.cluster import Cluster, parameters
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.provenance import code_version
 from dynres.tables import demo, given, paper_size
 from dynres.tables.catalogue import Catalogue, weights_below

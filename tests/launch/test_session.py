@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.provenance import code_version
 from tests.cli.conftest import write_scenes
 

@@ -15,7 +15,7 @@ import pytest
 
 from dynres.errors import UserError
 from dynres.launch.cluster import Cluster, parameters
-from dynres.launch.session import Wanted
+from dynres.launch.wanted import Wanted
 from tests.cli.conftest import write_scenes
 
 pytest.importorskip("submitit", reason='jobs need pip install "dynres[sweep]"')
@@ -73,7 +73,7 @@ SUBMIT = """
     import sys
     from pathlib import Path
     from dynres.launch.cluster import Cluster
-    from dynres.launch.session import Wanted
+    from dynres.launch.wanted import Wanted
     out, *command = sys.argv[1:]
     Cluster([Wanted("network", tuple(command))], Path(out), print, "local", {"timeout_min": 10}).run()
 """
