@@ -46,6 +46,12 @@ def test_every_depth_is_measured_and_drawn(denoiser: Ended) -> None:
     assert len(list((denoiser.folder / "depths").glob("*.png"))) == 1
 
 
+def test_the_summary_is_written_last(denoiser: Ended) -> None:
+    """It says that the run is finished: one that is killed before goes on, and no table of depths is missing."""
+    written = [file for file in denoiser.folder.rglob("*") if file.is_file()]
+    assert max(written, key=lambda file: file.stat().st_mtime_ns).name == "summary.json"
+
+
 def test_gray_artifacts_are_removed_and_measured_with_psnr_b(photos: Path, here: Path) -> None:
     ended = typed("+experiment=flexir_car", *TINY, f"data.root={photos}", "task.quality=[10,40]")
     assert ended.code == 0, ended.err
