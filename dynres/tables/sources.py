@@ -16,7 +16,7 @@ from dynres.provenance import code_version
 from dynres.tables import demo, given, paper_size
 from dynres.tables.catalogue import Catalogue, weights_below
 from dynres.tables.claims import verdicts
-from dynres.tables.sheet import FinishedRun, Measured, Ours, System, Verdict
+from dynres.tables.sheet import NOTHING, FinishedRun, Measured, Ours, System, Verdict
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ class Source:
 class Asked:
     """An `Ours` that has nothing, and remembers what a table asks for."""
 
-    label = "nothing measured"
+    label = NOTHING
 
     def __init__(self) -> None:
         self.systems: dict[int, System] = {}
