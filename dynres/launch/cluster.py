@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from dynres.errors import UserError
 from dynres.files import write_text
 from dynres.launch.find import begun, finished, quoted
+from dynres.launch.job import Job, submitit_module
 from dynres.launch.session import EVERY
 from dynres.launch.wanted import Wanted, Wants
 from dynres.paths import conf_dir
@@ -44,43 +43,6 @@ OVER = (
     "TIMEOUT",
 )
 GRACE = 60.0  # seconds that a result may take to reach this machine's view of the folder
-
-
-class Job:
-    """What a job does: `python -m dynres.run`, in a process of its own, which ends when this one does.
-
-    On a signal that its time is over it stops the run, which writes its last checkpoint, and submitit puts the job into
-    the queue again.
-    """
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = list(command)
-
-    def __call__(self) -> int:
-        """The run's exit code."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynres.run", *self.command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # broken where this process is killed: the run ends at its next line
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            print(process.stdout.read(), flush=True)  # as long as it writes its checkpoint
-            process.wait()
-            raise
-
-    def checkpoint(self) -> Any:
-        """What submitit puts into the queue again: the same, since the command says resume=auto."""
-        return _submitit().helpers.DelayedSubmission(self)
 
 
 @dataclass
@@ -253,12 +215,12 @@ class Cluster(Wants):
         return self.folder / _slug(wanted.name)
 
     def _job_class(self) -> Any:
-        submitit = _submitit()
+        submitit = submitit_module()
         return submitit.SlurmJob if self.kind == "slurm" else submitit.LocalJob
 
     def _executor(self, folder: Path) -> Any:
         """Writes into `folder`."""
-        submitit = _submitit()
+        submitit = submitit_module()
         told = {"slurm_max_num_timeout": 1000} if self.kind == "slurm" else {}  # each goes on where the last one ended
         try:
             executor = submitit.AutoExecutor(folder, self.kind, **told)
@@ -281,16 +243,8 @@ def parameters(kind: Kind, given: Sequence[str] = ()) -> dict[str, Any]:
         if not value:
             raise UserError(f"parameters of the cluster are KEY=VALUE, such as timeout_min=2880, got {text!r}")
         found[key] = yaml.safe_load(value)
-    shared = _submitit().AutoExecutor._typed_parameters()
+    shared = submitit_module().AutoExecutor._typed_parameters()
     return {key if key in shared or key.startswith("slurm_") else f"slurm_{key}": value for key, value in found.items()}
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError('jobs of a cluster need submitit: pip install "dynres[sweep]"') from error
-    return submitit
 
 
 def _alive(process: int) -> bool:

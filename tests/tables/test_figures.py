@@ -299,7 +299,7 @@ def test_the_plane_has_every_system_at_its_cost(everything: list[FinishedRun]) -
     ]  # fmt: skip
     (edsr,) = found["EDSR"].points
     assert (edsr.gmacs, edsr.psnr.value, edsr.psnr.seeds) == (pytest.approx(8.0), 32.5, 2)
-    assert [point.name for point in found["AnySR + LIIF, widths"].points] == ["0.5", "1"]
+    assert [point.name for point in found["AnySR + LIIF, widths"].points] == ["width 0.5", "width 1"]
     assert [point.name for point in found["SwinIR, MLP cut"].points] == ["uncut", ""]
 
 
