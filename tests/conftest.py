@@ -46,7 +46,7 @@ def _fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_handlers() -> Iterator[None]:
-    """Lightning leaves its handlers where a run is interrupted, as the process ends; later tests fork processes here."""
+    """Lightning leaves its handlers where a run is interrupted, as the process ends; here later tests fork others."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
