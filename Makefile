@@ -35,7 +35,7 @@ lint: $(READY) ## check style, formatting and types
 bench: $(READY) ## each fast path against its plain form, in one report (ARGS="--quick", ARGS="--only decoders")
 	$(RUN) -m benchmarks $(ARGS)
 
-reproduce-tables: $(READY) ## the papers' tables and figures beside ours: reports/index.html (tens of minutes on 2 CPU cores)
+reproduce-tables: $(READY) ## the papers' tables and figures beside ours: reports/index.html (half an hour on 2 CPU cores)
 	$(RUN) -m dynres.tables $(if $(TABLE),--table $(TABLE)) $(if $(profile),--profile $(profile)) \
 	  $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(ARGS)
 
