@@ -16,9 +16,9 @@ from dynres import calibrate, upscale
 from dynres.data.images import read_rgb, write_png
 from dynres.methods.flexir import FlexIRTraining
 
-from .conftest import Ended, typed, write_scenes
+from .conftest import UNDRAWN, Ended, typed, write_scenes
 
-TINY = ["profile=smoke", "data=folder", "data.val_crop=48", "callbacks.tradeoff.thresholds=[1.0]"]
+TINY = ["profile=smoke", "data=folder", "data.val_crop=48", "callbacks.tradeoff.thresholds=[1.0]", *UNDRAWN]
 
 
 @pytest.fixture(scope="module")
