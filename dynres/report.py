@@ -221,8 +221,8 @@ def _rows(result: Summary) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
 
 def write_summary(folder: Path, result: Summary) -> None:
     """Write summary.json and summary.md into a run's folder."""
-    write_json(folder / "summary.json", result)
     write_text(folder / "summary.md", markdown(result))
+    write_json(folder / "summary.json", result)  # last: it says that the run is finished
 
 
 def read_summary(folder: Path) -> Summary:

@@ -30,6 +30,7 @@ from dynres.build import build_restorer, configuration_errors, network_descripti
 from dynres.callbacks.checkpoints import SelfDescription
 from dynres.callbacks.loggers import build_loggers, finish
 from dynres.callbacks.predictions import Predictions
+from dynres.callbacks.summary import SummaryCallback
 from dynres.checkpoint_io import SafeCheckpointIO
 from dynres.checks import check
 from dynres.errors import UserError, clean_exit
@@ -156,7 +157,8 @@ def _callbacks(cfg: DictConfig) -> list[pl.Callback]:
     callbacks.append(SelfDescription(description))
     if cfg.mode == "predict":
         callbacks.append(Predictions())
-    return callbacks
+    # summary.json says that a run is finished: it comes when everything else is written.
+    return sorted(callbacks, key=lambda callback: isinstance(callback, SummaryCallback))
 
 
 def _trainer(cfg: DictConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:

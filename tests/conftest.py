@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # One thread everywhere: the workers share the cores, and sums come out the same with one worker as with many.
 # The few tests of two threads let a thread that waits give its core away; OpenMP reads that when torch is imported.
@@ -19,7 +20,7 @@ import torch
 from hypothesis import settings
 
 # The same examples in every run: a rare one is found at a desk (--hypothesis-profile=default), not in somebody's CI.
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")
 
 torch.set_num_threads(1)
@@ -41,6 +42,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _fixed_seed() -> None:
     """A test that draws with torch draws the same alone, in any order, and on any worker."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    """Lightning leaves its handlers where a run is interrupted, as the process ends; here later tests fork others."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from dynres.pareto.__main__ import main
 from dynres.pareto.measure import Family, Point, bicubic, front, measured
 from dynres.pareto.systems import SYSTEMS, UNCUT, command, cuts
 from dynres.restorer import Restorer
-from tests.cli.conftest import Ended, typed, write_scenes
+from tests.cli.conftest import UNDRAWN, Ended, typed, write_scenes
 
 # ------------------------------------------------------------------------------------------------------- the front
 
@@ -224,7 +224,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     photos = write_scenes(tmp_path / "photos")
     return [
         "--profile", "smoke", "data=folder", f"data.root={photos}", "data.lr_size=16", "data.val_crop=48",
-        "trainer.max_steps=4", "trainer.val_check_interval=2",
+        "trainer.max_steps=4", "trainer.val_check_interval=2", *UNDRAWN,
     ]  # fmt: skip
 
 

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from dynres.backbones.swinir import SwinIR, SwinLayer
-from dynres.layers.attention import WindowAttention, attend_in_windows, masked_biases, position_bias
+from dynres.layers.attention import WindowAttention, attend_in_windows, initial_weights_, masked_biases, position_bias
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.transformer import Connection, ResidualGroup
 from dynres.layers.windows import from_windows, to_image, to_tokens, to_windows, window_order
@@ -68,7 +67,7 @@ class SwinIRDistilled(SwinIR):
         )
         self.unbounded = True
         self.tokens = nn.Parameter(torch.empty(1 + len(depths), embed_dim))
-        trunc_normal_(self.tokens, std=0.02)
+        initial_weights_(self.tokens)
 
     def encode(self, shallow: Tensor, upto: int | None = None) -> Tensor:
         x = self.patch_norm(to_tokens(shallow))

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dynres.errors import UserError
 from dynres.files import write_text
-from dynres.launch.find import begun, composed, finished, quoted
-from dynres.launch.session import EVERY, Wanted
+from dynres.launch.find import begun, finished, quoted
+from dynres.launch.job import Job, submitit_module
+from dynres.launch.session import EVERY
+from dynres.launch.wanted import Wanted, Wants
 from dynres.paths import conf_dir
 
 Kind = Literal["slurm", "local"]
@@ -45,43 +45,6 @@ OVER = (
 GRACE = 60.0  # seconds that a result may take to reach this machine's view of the folder
 
 
-class Job:
-    """What a job does: `python -m dynres.run`, in a process of its own, which ends when this one does.
-
-    On a signal that its time is over it stops the run, which writes its last checkpoint, and submitit puts the job into
-    the queue again.
-    """
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = list(command)
-
-    def __call__(self) -> int:
-        """The run's exit code."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynres.run", *self.command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # broken where this process is killed: the run ends at its next line
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            print(process.stdout.read(), flush=True)  # as long as it writes its checkpoint
-            process.wait()
-            raise
-
-    def checkpoint(self) -> Any:
-        """What submitit puts into the queue again: the same, since the command says resume=auto."""
-        return _submitit().helpers.DelayedSubmission(self)
-
-
 @dataclass
 class _Active:
     wanted: Wanted
@@ -91,7 +54,7 @@ class _Active:
     over: float | None = None  # since when it is over without a result
 
 
-class Cluster:
+class Cluster(Wants):
     """Runs what is wanted, each as a job, in an order that needs allow; the counterpart of launch.session.Session.
 
     OUT/jobs/jobs.json remembers which job runs what, OUT/jobs/NAME/ what it prints.
@@ -125,12 +88,10 @@ class Cluster:
         retries: int = 3,
         code: str | None = None,
     ) -> None:
-        self.wanted = {one.name: one for one in wanted}
-        self.out, self.say, self.kind, self.jobs, self.retries, self.code = out, say, kind, jobs, retries, code
+        super().__init__(wanted, out, say, code)
+        self.kind, self.jobs, self.retries = kind, jobs, retries
         self.parameters = dict(parameters or {}) | {"stderr_to_stdout": True}
         self.folder = out.resolve() / "jobs"
-        self.found: dict[str, Path] = {}
-        self.failed: dict[str, str] = {}
         self._active: list[_Active] = []
         self._executor(self.folder / "none")  # complains before anything is submitted
         file = self.folder / "jobs.json"
@@ -141,7 +102,7 @@ class Cluster:
         """Until each is found or failed. Where this process ends before, jobs go on: the same call attaches to them."""
         waiting = list(self.wanted)
         while waiting or self._active:
-            while len(self._active) < self.jobs and (name := self._ready(waiting)) is not None:
+            while len(self._active) < self.jobs and (name := self.ready(waiting)) is not None:
                 waiting.remove(name)
                 self._take(self.wanted[name])
             for one in list(self._active):
@@ -158,29 +119,11 @@ class Cluster:
         done = f"{len(self.found)} of {len(self.wanted)} runs done{failed}"
         return f"{done}; {len(self._active)} jobs submitted, {waiting} runs wait"
 
-    def _ready(self, waiting: Sequence[str]) -> str | None:
-        """The first whose needs are found, or can no longer be."""
-        for name in waiting:
-            others = [other for other, _ in self.wanted[name].needs.values()]
-            if all(other in self.found for other in others) or any(other in self.failed for other in others):
-                return name
-        return None
-
     def _take(self, wanted: Wanted) -> None:
         """Find a run, or attach to its job, or submit it, or say why it cannot be."""
-        if lost := [other for other, _ in wanted.needs.values() if other in self.failed]:
-            self._fail(wanted, f"it needs {lost[0]}, which failed")
+        if (prepared := self.prepared(wanted, self.out.resolve())) is None:
             return
-        command = [*wanted.command, f"out={quoted(self.out.resolve())}"]
-        command += [f"{key}={quoted(self.found[other] / file)}" for key, (other, file) in wanted.needs.items()]
-        try:
-            cfg = composed(command)
-        except UserError as error:
-            self._fail(wanted, str(error))
-            return
-        if (folder := finished(self.out, cfg, self.code)) is not None:
-            self.found[wanted.name] = folder
-            return
+        command, cfg = prepared
         known = self._known.get(wanted.name, {})
         if known.get("command") == command and known.get("code") == self.code:
             job = self._job_class()(self._folder(wanted), known["job"])
@@ -217,7 +160,7 @@ class Cluster:
                 return
             self._active.remove(one)
             if state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
-                self._fail(one.wanted, f"job {one.job.job_id}: {state.lower().replace('_', ' ')}")
+                self.fail(one.wanted, f"job {one.job.job_id}: {state.lower().replace('_', ' ')}")
             else:
                 self._lost(one, state)
             return
@@ -227,18 +170,18 @@ class Cluster:
         if code in STOPPED or (error is not None and "not requeued because" in str(error)):
             self._lost(one, "stopped")
         elif code != 0:
-            self._fail(
+            self.fail(
                 one.wanted, f"{self._reason(one.job)} (job {one.job.job_id}; all it printed: {one.job.paths.stdout})"
             )
         elif (folder := finished(self.out, one.cfg, self.code)) is None:
-            self._fail(one.wanted, f"job {one.job.job_id} ended without results below {self.out}")
+            self.fail(one.wanted, f"job {one.job.job_id} ended without results below {self.out}")
         else:
             self.found[one.wanted.name] = folder
 
     def _lost(self, one: _Active, state: str) -> None:
         tries = self._known[one.wanted.name]["tries"] + 1
         if tries > self.retries:
-            self._fail(one.wanted, f"its job was lost {tries} times ({state.lower()}), last {one.job.job_id}")
+            self.fail(one.wanted, f"its job was lost {tries} times ({state.lower()}), last {one.job.job_id}")
             return
         self.say(
             f"{one.wanted.name}: job {one.job.job_id} was lost ({state.lower()}), {tries} of {self.retries} retries"
@@ -247,12 +190,11 @@ class Cluster:
             one.job.cancel(check=False)  # a preempted one might come back
         self._submit(one, tries)
 
-    def _fail(self, wanted: Wanted, reason: str) -> None:
+    def fail(self, wanted: Wanted, reason: str) -> None:
         """What has failed is tried again when this is called again."""
-        self.failed[wanted.name] = reason
         if self._known.pop(wanted.name, None) is not None:
             write_text(self.folder / "jobs.json", json.dumps(self._known, indent=1) + "\n")
-        self.say(f"{wanted.name} failed: {reason}")
+        super().fail(wanted, reason)
 
     def _state(self, job: Any) -> str:
         """As SLURM names it."""
@@ -273,12 +215,12 @@ class Cluster:
         return self.folder / _slug(wanted.name)
 
     def _job_class(self) -> Any:
-        submitit = _submitit()
+        submitit = submitit_module()
         return submitit.SlurmJob if self.kind == "slurm" else submitit.LocalJob
 
     def _executor(self, folder: Path) -> Any:
         """Writes into `folder`."""
-        submitit = _submitit()
+        submitit = submitit_module()
         told = {"slurm_max_num_timeout": 1000} if self.kind == "slurm" else {}  # each goes on where the last one ended
         try:
             executor = submitit.AutoExecutor(folder, self.kind, **told)
@@ -301,16 +243,8 @@ def parameters(kind: Kind, given: Sequence[str] = ()) -> dict[str, Any]:
         if not value:
             raise UserError(f"parameters of the cluster are KEY=VALUE, such as timeout_min=2880, got {text!r}")
         found[key] = yaml.safe_load(value)
-    shared = _submitit().AutoExecutor._typed_parameters()
+    shared = submitit_module().AutoExecutor._typed_parameters()
     return {key if key in shared or key.startswith("slurm_") else f"slurm_{key}": value for key, value in found.items()}
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError('jobs of a cluster need submitit: pip install "dynres[sweep]"') from error
-    return submitit
 
 
 def _alive(process: int) -> bool:

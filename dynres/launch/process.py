@@ -97,7 +97,8 @@ class Run:
         """
         if code := self._code():
             errors = [line.removeprefix("error: ") for line in self._last if line.startswith("error: ")]
-            reason = (errors or list(self._last) or ["it printed nothing"])[-1]
+            killed = [f"killed by signal {-code}" + ", perhaps for lack of memory" * (code == -9)] if code < 0 else []
+            reason = (errors or killed or list(self._last) or ["it printed nothing"])[-1]
             raise UserError(f"{reason} (exit code {code}; all it printed: {self.log})")
 
     def stop(self) -> None:

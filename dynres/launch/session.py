@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dynres.callbacks.progress import duration
 from dynres.errors import UserError
-from dynres.launch.find import begun, composed, finished, quoted
+from dynres.launch.find import begun, finished
 from dynres.launch.process import Run, sigterm_raises
+from dynres.launch.wanted import Wanted, Wants
 
 STEP = re.compile(r"(?:train: step|test: image) (\d+)/(\d+)")  # lines of callbacks.progress
 EVERY = 20.0  # seconds between two lines about what runs
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A run to have.
-
-    Attributes:
-        name: such as "tadt/baseline, seed 0"; unique.
-        command: arguments of `python -m dynres.run`.
-        needs: option -> (name of another run, file in its folder), such as ckpt -> (..., "checkpoints/last.ckpt").
-        weight: how long it takes beside the others, for the estimate of the time left.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    weight: float = 1.0
 
 
 @dataclass
@@ -45,7 +29,7 @@ class _Running:
     first: float | None = None  # share at which this process took it up
 
 
-class Session:
+class Session(Wants):
     """Runs what is wanted, in an order that needs allow.
 
     Args:
@@ -71,10 +55,8 @@ class Session:
         threads: int | None = None,
         code: str | None = None,
     ) -> None:
-        self.wanted = {one.name: one for one in wanted}
-        self.out, self.say, self.jobs, self.threads, self.code = out, say, jobs, threads, code
-        self.found: dict[str, Path] = {}
-        self.failed: dict[str, str] = {}
+        super().__init__(wanted, out, say, code)
+        self.jobs, self.threads = jobs, threads
         self._running: list[_Running] = []
         self._weight = 0.0  # of what this process has run to its end
         self._began = self._told = time.monotonic()
@@ -85,7 +67,7 @@ class Session:
         with sigterm_raises():
             try:
                 while waiting or self._running:
-                    while len(self._running) < self.jobs and (name := self._ready(waiting)) is not None:
+                    while len(self._running) < self.jobs and (name := self.ready(waiting)) is not None:
                         waiting.remove(name)
                         self._take(self.wanted[name])
                     self._listen()
@@ -96,37 +78,15 @@ class Session:
                     one.run.stop()
                 raise
 
-    def _ready(self, waiting: Sequence[str]) -> str | None:
-        """The first whose needs are found, or can no longer be."""
-        for name in waiting:
-            others = [other for other, _ in self.wanted[name].needs.values()]
-            if all(other in self.found for other in others) or any(other in self.failed for other in others):
-                return name
-        return None
-
     def _take(self, wanted: Wanted) -> None:
         """Find a run, or start it, or say why it cannot be."""
-        if lost := [other for other, _ in wanted.needs.values() if other in self.failed]:
-            self._fail(wanted, f"it needs {lost[0]}, which failed")
+        if (prepared := self.prepared(wanted, self.out)) is None:
             return
-        command = [*wanted.command, f"out={quoted(self.out)}"]
-        command += [f"{key}={quoted(self.found[other] / file)}" for key, (other, file) in wanted.needs.items()]
-        try:
-            cfg = composed(command)
-        except UserError as error:
-            self._fail(wanted, str(error))
-            return
-        if (folder := finished(self.out, cfg, self.code)) is not None:
-            self.found[wanted.name] = folder
-            return
+        command, cfg = prepared
         if begun(self.out, cfg, self.code) is not None:
             command.append("resume=auto")
         log = self.out / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', wanted.name)}.log"
         self._running.append(_Running(wanted, Run(command, log, self.threads), cfg))
-
-    def _fail(self, wanted: Wanted, reason: str) -> None:
-        self.failed[wanted.name] = reason
-        self.say(f"{wanted.name} failed: {reason}")
 
     def _listen(self) -> None:
         for one in list(self._running):
@@ -148,7 +108,7 @@ class Session:
             if (folder := finished(self.out, one.cfg, self.code)) is None:
                 raise UserError(f"it ended without results below {self.out}")
         except UserError as error:
-            self._fail(one.wanted, str(error))
+            self.fail(one.wanted, str(error))
             return
         self.found[one.wanted.name] = folder
         self._weight += one.wanted.weight * (1 - (one.first or 0.0))

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from dynres.layers.attention import initial_weights_
 from dynres.layers.channels import InnerChannels, SlimPart
 from dynres.layers.pointwise import in_pieces
 from dynres.layers.widths import check_widths
@@ -109,6 +110,6 @@ def initialise(network: nn.Module) -> None:
     """Linear maps as in Swin's code: weights from a normal distribution of 0.02, cut off at 2; biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
+            initial_weights_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

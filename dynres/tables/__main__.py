@@ -68,6 +68,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"there is no table {options.table!r}: {', '.join(TABLES)}")
     if not options.experiments.is_dir():
         raise UserError(f"{options.experiments} does not exist: run from a clone, or give --experiments PATH")
+    for option, path in (("--data", options.data), ("--checkpoints", options.checkpoints)):
+        if path is not None and not path.exists():
+            raise UserError(f"{option} {path} does not exist")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {options.jobs}")
     if options.profile == "paper" and options.data is None:
@@ -123,6 +126,11 @@ def about(what: str) -> dict[str, str]:
 def main() -> None:
     """The command line. What fails is named in its place while the rest goes on; exit code 2 then."""
     options = parse()
+    if not options.check:
+        try:
+            (options.reports / "tables").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--reports {options.reports} cannot be written: {error.strerror}") from error
     console = Console()
 
     def say(text: str) -> None:

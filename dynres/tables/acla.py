@@ -17,7 +17,7 @@ from dynres.contracts import Task
 from dynres.cost.counter import count_macs, count_parameters
 from dynres.tables.published import network, said
 from dynres.tables.rows import at, cost, counted, levels_of, measures, with_costs, with_digits
-from dynres.tables.sheet import METRICS, Cell, Column, Measured, Metric, Ours, Row, Sheet, TableMaker
+from dynres.tables.sheet import METRICS, NOTHING, Cell, Column, Measured, Metric, Ours, Row, Sheet, TableMaker
 from dynres.upsamplers.base import GridUpsampler
 
 PARAMS, MACS = Column("Params", METRICS["params"]), Column("FLOPs", METRICS["gmacs"])
@@ -102,7 +102,7 @@ def settings(published: Mapping[str, Any], ours: Ours) -> list[Sheet]:
         numbers = [row["lambda"], *row["positions"], *[None] * (most - len(row["positions"]))]
         cells = tuple(Cell(number, missing if number is not None else None, reachable=False) for number in numbers)
         rows.append(Row(name, cells))
-    title, label = f"Table 9: {table['title']}", "nothing measured"
+    title, label = f"Table 9: {table['title']}", NOTHING
     return [Sheet("acla/9", title, tuple(columns), tuple(rows), label, **said(table))]
 
 

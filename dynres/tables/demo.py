@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.tables.results import Result
 from dynres.tables.sheet import FinishedRun, Measured, System
 
@@ -39,8 +40,6 @@ def plan(
     for seed in told["seeds"]:
         for run, about in told["runs"].items():
             if run not in chosen:
-                continue
-            if seed not in about.get("seeds", told["seeds"]):
                 continue
             quiet = told["others"] if seed != told["seeds"][0] else []
             command = [*about["command"], *told["every"], *quiet, f"profile={profile}", "logger=csv", f"seed={seed}"]

@@ -28,7 +28,7 @@ from dynres.data.resize import resize
 from dynres.errors import UserError
 from dynres.interop.weights import load_weights
 from dynres.launch.find import composed, finished, quoted
-from dynres.launch.session import Wanted
+from dynres.launch.wanted import Wanted
 from dynres.metrics import SR_PROTOCOLS
 from dynres.metrics.image import mean_ssim, peak_ratio
 from dynres.nodes import plain

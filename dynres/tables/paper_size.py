@@ -16,7 +16,7 @@ from dynres.build import compose_checked
 from dynres.errors import UserError
 from dynres.folders import settings
 from dynres.launch.find import composed, quoted
-from dynres.launch.session import Wanted
+from dynres.launch.wanted import Wanted
 from dynres.metrics import SR_PROTOCOLS
 from dynres.tables import given
 from dynres.tables.catalogue import WHOLE, Catalogue, known

@@ -185,6 +185,9 @@ class System:
     remark: str = ""
 
 
+NOTHING = "nothing measured"  # the label of a sheet without a number of ours
+
+
 class Ours(Protocol):
     """Where numbers of ours come from: the demo's runs, paper-size runs, or tests of given checkpoints.
 
@@ -236,12 +239,13 @@ def quality(
         cells += [Cell(None, ours.measured(system, *place, protocol, metric)) for place in own for metric in metrics]
         status: Status = "cited only" if system.recipe is None else "works here"
         rows.append(Row(system.name, tuple(cells), system.group, status, system.remark))
+    any_of_ours = any(cell.ours is not None and cell.ours.value is not None for row in rows for cell in row.cells)
     return Sheet(
         key,
         title,
         tuple(columns),
         tuple(rows),
-        ours.label,
+        ours.label if any_of_ours else NOTHING,
         tuple(notes),
         best,
         frozenset(best_but),

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import torch
 
 from dynres.launch.cluster import Cluster, parameters
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.provenance import code_version
 from dynres.tables import demo, given, paper_size
 from dynres.tables.catalogue import Catalogue, weights_below
 from dynres.tables.claims import verdicts
-from dynres.tables.sheet import FinishedRun, Measured, Ours, System, Verdict
+from dynres.tables.sheet import NOTHING, FinishedRun, Measured, Ours, System, Verdict
 
 Say = Callable[[str], None]
 
@@ -38,7 +39,7 @@ class Source:
 class Asked:
     """An `Ours` that has nothing, and remembers what a table asks for."""
 
-    label = "nothing measured"
+    label = NOTHING
 
     def __init__(self) -> None:
         self.systems: dict[int, System] = {}

@@ -118,12 +118,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("pictures") / "photos")
 
 
+UNDRAWN = ["callbacks.panels.count=0", "callbacks.panels.validation=0"]  # drawing takes as long as all else
+DRAWN = ["callbacks.panels.count=1", "callbacks.panels.validation=1"]
+
+
 @pytest.fixture(scope="session")
 def tiny(photos: Path) -> list[str]:
     """Overrides that make any experiment take seconds."""
     return [
         "profile=smoke", "data=folder", f"data.root={photos}", "data.lr_size=16", "data.val_crop=48",
-        "data.test_scales=[2]",
+        "data.test_scales=[2]", *UNDRAWN,
     ]  # fmt: skip
 
 
@@ -138,7 +142,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """A finished `+experiment=tadt_liif`."""
     out = tmp_path_factory.mktemp("trained")
-    ended = typed("+experiment=tadt_liif", *tiny, f"out={out}/runs", "data.test_scales=[2,3]")
+    ended = typed("+experiment=tadt_liif", *tiny, *DRAWN, f"out={out}/runs", "data.test_scales=[2,3]")
     assert ended.code == 0, ended.err
     return ended
 

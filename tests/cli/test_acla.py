@@ -12,9 +12,9 @@ import torch
 
 from dynres.export.__main__ import main as export_command
 
-from .conftest import Ended, killed_and_resumed, typed
+from .conftest import UNDRAWN, Ended, killed_and_resumed, typed
 
-TINY = ["profile=smoke", "data=folder", "data.val_crop=48"]
+TINY = ["profile=smoke", "data=folder", "data.val_crop=48", *UNDRAWN]
 SEARCH = ["+experiment=acla_search", *TINY, "data.lr_size=12"]
 
 

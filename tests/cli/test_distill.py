@@ -14,7 +14,7 @@ from dynres.checks import check
 from dynres.interop.weights import load_pretrained
 from dynres.paths import conf_dir
 
-from .conftest import Ended, killed_and_resumed, typed
+from .conftest import UNDRAWN, Ended, killed_and_resumed, typed
 from .test_experiments import composed
 
 KD = ["+experiment=swinir_kd", "method.features=0.1", "trainer.max_steps=6", "trainer.val_check_interval=3"]
@@ -75,7 +75,7 @@ def test_a_teacher_of_another_run_teaches_from_the_first_step(distilled: Ended, 
 
 def test_other_tasks_distil_too(photos: Path, here: Path) -> None:
     choices = ["task=denoise_color", "method=distill", "backbone=swinir_distilled", "upsampler=same_size"]
-    ended = typed(*choices, "profile=smoke", "data=folder", f"data.root={photos}", "data.val_crop=48")
+    ended = typed(*choices, "profile=smoke", "data=folder", f"data.root={photos}", "data.val_crop=48", *UNDRAWN)
     assert ended.code == 0, ended.err
     teacher = load_pretrained(checkpoint(ended, "teacher"))
     assert type(teacher.upsampler).__name__ == "SameSize", "a head like the student's"

@@ -16,9 +16,9 @@ from dynres import calibrate, upscale
 from dynres.data.images import read_rgb, write_png
 from dynres.methods.flexir import FlexIRTraining
 
-from .conftest import Ended, typed, write_scenes
+from .conftest import UNDRAWN, Ended, typed, write_scenes
 
-TINY = ["profile=smoke", "data=folder", "data.val_crop=48", "callbacks.tradeoff.thresholds=[1.0]"]
+TINY = ["profile=smoke", "data=folder", "data.val_crop=48", "callbacks.tradeoff.thresholds=[1.0]", *UNDRAWN]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,12 @@ def test_every_depth_is_measured_and_drawn(denoiser: Ended) -> None:
     assert summary["plain"] == "noisy" and summary["psnr"] == pytest.approx(float(two["psnr"]))
     assert "P=2" in denoiser.out and (denoiser.folder / "tradeoff.png").is_file()
     assert len(list((denoiser.folder / "depths").glob("*.png"))) == 1
+
+
+def test_the_summary_is_written_last(denoiser: Ended) -> None:
+    """It says that the run is finished: one that is killed before goes on, and no table of depths is missing."""
+    written = [file for file in denoiser.folder.rglob("*") if file.is_file()]
+    assert max(written, key=lambda file: file.stat().st_mtime_ns).name == "summary.json"
 
 
 def test_gray_artifacts_are_removed_and_measured_with_psnr_b(photos: Path, here: Path) -> None:

@@ -33,7 +33,16 @@ def heads(backbone: str) -> tuple[str, ...]:
     return OWN_HEAD.get(backbone, (*ANY_SCALE, *ONE_SCALE, "same_size"))
 
 
-PAIRS = [(backbone, upsampler) for backbone in BACKBONES for upsampler in heads(backbone)]
+# Every upsampler behind networks of one width, of another, and of attention; every network before one of each kind of
+# upsampler: what holds in these holds in every pair.
+WIDTHS = ("edsr_baseline", "rcan", "swinir", "tadt")
+KINDS = ("liif", "pixelshuffle", "same_size")
+PAIRS = [
+    (backbone, upsampler)
+    for backbone in BACKBONES
+    for upsampler in heads(backbone)
+    if backbone in WIDTHS or backbone in OWN_HEAD or upsampler in KINDS
+]
 
 
 def overrides(backbone: str, upsampler: str) -> list[str]:
@@ -75,7 +84,7 @@ TRAINED = [
 def test_a_pair_trains_a_few_steps(backbone: str, upsampler: str, tiny: list[str], here: Path) -> None:
     dense = ["method.dense_fraction=0.5"] if backbone == "tadt" else []
     sizes = [size for size in tiny if backbone != "flexir" or not size.startswith(("data.lr_size", "data.test_scales"))]
-    ended = typed(*overrides(backbone, upsampler), *sizes, *dense, "trainer.max_steps=3")
+    ended = typed(*overrides(backbone, upsampler), *sizes, *dense, "~callbacks.macs", "trainer.max_steps=3")
     assert ended.code == 0, ended.err
     summary = json.loads((ended.folder / "summary.json").read_text())
     (row,) = summary["metrics"]["held-out"].values()

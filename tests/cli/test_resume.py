@@ -22,7 +22,7 @@ from dynres import checkpoint_io
 from dynres.callbacks.checkpoints import Checkpoints
 from dynres.files import atomic_file
 
-from .conftest import Ended, start, typed, wait
+from .conftest import DRAWN, Ended, start, typed, wait
 
 LONG = ["trainer.max_steps=20", "trainer.val_check_interval=10", "callbacks.checkpoints.every=2"]
 
@@ -119,7 +119,8 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
 def test_resuming_with_a_changed_option_is_refused_by_name(here: Path, tiny: list[str], trained: Ended) -> None:
     shutil.copytree(trained.folder, here / "begun")
     (here / "begun" / "summary.json").unlink()
-    command = ["+experiment=tadt_liif", *tiny, "data.test_scales=[2,3]", f"hydra.run.dir={here}/begun", "resume=auto"]
+    same = ["+experiment=tadt_liif", *tiny, *DRAWN, "data.test_scales=[2,3]"]
+    command = [*same, f"hydra.run.dir={here}/begun", "resume=auto"]
     ended = typed(*command, "method.learning_rate=0.5", "callbacks.panels.crop=32")
     assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1, ended.err
     assert "callbacks.panels.crop, method.learning_rate" in ended.err

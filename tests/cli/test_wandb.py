@@ -35,7 +35,7 @@ def test_without_wandb_a_run_is_told_and_ends_as_ever(
 
 def services() -> set[int]:
     """W&B's own processes that this one started."""
-    told = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["ps", "-eo", "pid,ppid,comm"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in told.splitlines()[1:]]
     return {int(pid) for pid, parent, command in rows if int(parent) == os.getpid() and "wandb-core" in command}
 

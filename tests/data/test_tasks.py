@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from dynres.nodes import check_options, make
 from dynres.paths import conf_dir
 
 TASKS = sorted(path.stem for path in conf_dir().glob("task/*.yaml"))
-PROFILES = sorted(path.stem for path in conf_dir().glob("profile/*.yaml"))
+
 SMALL = ("panet", "rnan", "pa_edsr")  # every pixel attends to every pixel
 
 
+@cache
 def composed(*overrides: str) -> Any:
     register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -33,8 +35,10 @@ def built(*overrides: str) -> Any:
     return make(node, "data")
 
 
-@pytest.mark.parametrize("source", ["demo", "folder", "div2k"])
-@pytest.mark.parametrize("profile", PROFILES)
+SOURCES = [("demo", "demo"), ("smoke", "folder"), ("paper", "folder"), ("paper", "div2k")]
+
+
+@pytest.mark.parametrize(("profile", "source"), SOURCES)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_its_data_from_every_source(task: str, profile: str, source: str) -> None:
     module = built(f"task={task}", f"profile={profile}", f"data={source}")
@@ -47,8 +51,7 @@ def test_every_task_has_its_data_from_every_source(task: str, profile: str, sour
         assert module.degradation.scale == composed(f"task={task}").task.scale
 
 
-@pytest.mark.parametrize("profile", ["demo", "smoke"])
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize(("backbone", "profile"), [(SMALL[0], "demo"), (SMALL[1], "demo"), (SMALL[2], "smoke")])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_network_that_needs_small_images_has_them_in_every_task(task: str, backbone: str, profile: str) -> None:
     module = built(f"task={task}", f"backbone={backbone}", f"profile={profile}")

@@ -38,7 +38,7 @@ def test_a_process_is_listened_to_and_logged(tmp_path: Path, monkeypatch: pytest
         ("echo 'error: no disk'; echo later; exit 2", r"^no disk \(exit code 2; all it printed: .*a\.log\)$"),
         ("echo 'KeyError: x'; echo; exit 1", r"^KeyError: x \(exit code 1"),
         ("exit 1", r"^it printed nothing \(exit code 1"),
-        ("kill -9 $$", r"\(exit code -9"),
+        ("echo 'train: step 3/8'; kill -9 $$", r"^killed by signal 9, perhaps for lack of memory \(exit code -9"),
     ],
 )
 def test_a_process_that_fails_says_why(

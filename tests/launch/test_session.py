@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dynres.launch.session import Session, Wanted
+from dynres.launch.session import Session
+from dynres.launch.wanted import Wanted
 from dynres.provenance import code_version
-from tests.cli.conftest import write_scenes
+from tests.cli.conftest import UNDRAWN, write_scenes
 
 SMALL = ("profile=smoke", "logger=csv", "trainer.max_steps=2", "trainer.val_check_interval=2", "data.test_scales=[2]")
 
@@ -18,7 +19,7 @@ SMALL = ("profile=smoke", "logger=csv", "trainer.max_steps=2", "trainer.val_chec
 def wanted(tmp_path: Path) -> list[Wanted]:
     """A network, one that starts from it, one that cannot be, and one that needs that."""
     data = ("data=folder", f"data.root={write_scenes(tmp_path / 'photos')}", "data.lr_size=16", "data.val_crop=48")
-    small = (*SMALL, *data)
+    small = (*SMALL, *UNDRAWN, *data)
     return [
         Wanted("after", ("+experiment=tadt_liif", *small), {"ckpt": ("first", "checkpoints/last.ckpt")}, 2.0),
         Wanted("first", ("+experiment=baseline_liif", *small)),

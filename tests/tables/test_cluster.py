@@ -15,16 +15,17 @@ import pytest
 
 from dynres.errors import UserError
 from dynres.launch.cluster import Cluster, parameters
-from dynres.launch.session import Wanted
-from tests.cli.conftest import write_scenes
+from dynres.launch.wanted import Wanted
+from tests.cli.conftest import UNDRAWN, write_scenes
 
 pytest.importorskip("submitit", reason='jobs need pip install "dynres[sweep]"')
 
 ROOT = Path(__file__).parents[2]
-BICUBIC = ("+experiment=bicubic", "mode=test", "profile=smoke", "logger=csv", "data.test_scales=[2]")
+BICUBIC = ("+experiment=bicubic", "mode=test", "profile=smoke", "logger=csv", "data.test_scales=[2]", *UNDRAWN)
 TRAINED = (
     "+experiment=baseline_liif", "profile=smoke", "logger=csv", "data=folder", "data.lr_size=16", "data.val_crop=48",
     "data.test_scales=[2]", "trainer.max_steps=3", "trainer.val_check_interval=3", "callbacks.checkpoints.every=1",
+    *UNDRAWN,
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ SUBMIT = """
     import sys
     from pathlib import Path
     from dynres.launch.cluster import Cluster
-    from dynres.launch.session import Wanted
+    from dynres.launch.wanted import Wanted
     out, *command = sys.argv[1:]
     Cluster([Wanted("network", tuple(command))], Path(out), print, "local", {"timeout_min": 10}).run()
 """
@@ -104,7 +105,7 @@ def test_a_killed_submitter_is_started_again_and_attaches_to_its_jobs(tmp_path: 
 
 def test_a_lost_job_is_submitted_again_and_goes_on(tmp_path: Path, photos: Path) -> None:
     command, out = (
-        [*TRAINED, f"data.root={photos}", "trainer.max_steps=60", "trainer.val_check_interval=60"],
+        [*TRAINED, f"data.root={photos}", "trainer.max_steps=40", "trainer.val_check_interval=40"],
         tmp_path / "runs",
     )
     process, job = submitted(command, out)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dynres.tables import __main__ as command
-from tests.cli.conftest import Ended, start, typed, write_scenes
+from tests.cli.conftest import UNDRAWN, Ended, start, typed, write_scenes
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TABLE = "flexir/6"
@@ -31,7 +31,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     plan["runs"]["psd"]["command"].append("backbone.chanels=8")
     (paper / "demo.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
     data = ["data=folder", f"data.root={write_scenes(folder / 'photos')}", "data.val_crop=48", "data.patch_size=16"]
-    quick = ["callbacks.checkpoints.every=1", "trainer.max_steps=8", "trainer.val_check_interval=8"]
+    quick = [*UNDRAWN, "callbacks.checkpoints.every=1", "trainer.max_steps=8", "trainer.val_check_interval=8"]
     return ["--table", TABLE, "--profile", "smoke", "--experiments", str(folder / "experiments"), *data, *quick]
 
 
@@ -83,7 +83,10 @@ def test_a_command_killed_at_any_moment_ends_with_the_same_tables(
         (["--table", "tadt/33"], "there is no table 'tadt/33': tadt/1, "),
         (["--profile", "paper"], "give --data PATH"),
         (["--profile", "demo", "--data", "."], "leave out --profile demo"),
-        (["--checkpoints", "weights"], "give --data PATH"),
+        (["--checkpoints", "weights"], "--checkpoints weights does not exist"),
+        (["--checkpoints", "tests"], "give --data PATH"),
+        (["--data", "nowhere"], "--data nowhere does not exist"),
+        (["--reports", "README.md"], "--reports README.md cannot be written: Not a directory"),
         (["--cluster", "slurm"], "for --profile paper"),
         (["--jobs", "0"], "--jobs must be at least 1"),
         (["--experiments", "nowhere"], "run from a clone"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dynres.errors import UserError
 from dynres.tables.figures import acla, anysr, flexir, labels, lightweight_swinir, maps, plane, tadt
-from dynres.tables.figures.found import Runs, lines, metric, networks, over_seeds
+from dynres.tables.figures.found import Runs, less, lines, metric, networks, over_seeds
 from dynres.tables.figures.gallery import FIGURES, drawn
 from dynres.tables.figures.labels import Label
 from dynres.tables.figures.style import new, styled
@@ -253,21 +253,31 @@ def test_pictures_of_a_run_become_opaque_and_no_wider_than_a_page() -> None:
 
 def test_rates_begin_with_the_uncut_network(everything: list[FinishedRun]) -> None:
     (picture,) = lightweight_swinir.rates(Runs(everything), {"lightweight_swinir": published("lightweight_swinir")})
-    assert picture.wide and "29.00 dB" in picture.caption
+    assert picture.wide and "30.50 dB" in picture.caption
     theirs = lightweight_swinir._published({"lightweight_swinir": published("lightweight_swinir")})
-    assert theirs["msa", "Urban100"] == {0: 27.46, 25: 27.52, 50: 26.24, 75: 20.97}
-    ours = {"msa": {0: Measured(30.0), 25: Measured(29.5), 75: Measured(20.0)}}
+    assert theirs["msa", "Urban100"] == pytest.approx({0: 0, 25: 0.06, 50: -1.22, 75: -6.49})
+    ours = {"msa": {0: Measured(0.0), 25: Measured(-0.5), 75: Measured(-10.0)}}
     left, right = lightweight_swinir.rate_figure(ours, theirs).axes
-    assert points(left, "MLP + attention") == ([0, 25, 75], [30, 29.5, 20])
-    assert points(right, "MLP, Manga109") == ([0, 25, 50, 75], [28.41, 28.20, 27.94, 27.33])
+    assert points(left, "MLP + attention") == ([0, 25, 75], [0, -0.5, -10])
+    places, lost = points(right, "MLP, Manga109")
+    assert places == [0, 25, 50, 75] and lost == pytest.approx([0, -0.21, -0.47, -1.08])
     assert len(lightweight_swinir.rate_figure(ours, {}).axes) == 1  # nothing published: one panel
 
 
+def test_differences_are_of_the_same_seed(everything: list[FinishedRun]) -> None:
+    """Seeds differ by more than networks: one run more or less must not look like a gain."""
+    runs = Runs(everything)
+    cut, uncut = (runs.of("lightweight_swinir", name) for name in ("msa_025", "uncut"))
+    assert less(cut, uncut, "x2", "psnr") == Measured(0.0, 0.0, 2)
+    assert less(cut[:1], uncut, "x2", "psnr") == less(cut, uncut[1:], "x2", "psnr") == Measured(0.0, None, 1)
+    assert less(cut[:1], uncut[1:], "x2", "psnr") is None
+
+
 def test_students_stand_below_or_above_their_teacher() -> None:
-    students = {0.0: Measured(30.0, 0.1, 3), 0.25: Measured(30.5, 0.2, 3), 0.75: Measured(29.0, 0.1, 3)}
-    (axes,) = lightweight_swinir.distillation_figure(students, Measured(31.0, 0.3, 3)).axes
-    assert points(axes, "student") == ([0, 0.25, 0.75], [30, 30.5, 29])
-    assert heights(axes, "teacher") == [31.0, 31.0]
+    students = {0.0: Measured(0.0), 0.25: Measured(0.5, 0.2, 3), 0.75: Measured(-1.0, 0.1, 3)}
+    (axes,) = lightweight_swinir.distillation_figure(students, Measured(1.0, 0.3, 3)).axes
+    assert points(axes, "student") == ([0, 0.25, 0.75], [0, 0.5, -1])
+    assert heights(axes, "teacher") == [1.0, 1.0]
 
 
 def test_where_pruning_cuts_is_the_mean_of_the_seeds(everything: list[FinishedRun]) -> None:
@@ -289,7 +299,7 @@ def test_the_plane_has_every_system_at_its_cost(everything: list[FinishedRun]) -
     ]  # fmt: skip
     (edsr,) = found["EDSR"].points
     assert (edsr.gmacs, edsr.psnr.value, edsr.psnr.seeds) == (pytest.approx(8.0), 32.5, 2)
-    assert [point.name for point in found["AnySR + LIIF, widths"].points] == ["0.5", "1"]
+    assert [point.name for point in found["AnySR + LIIF, widths"].points] == ["width 0.5", "width 1"]
     assert [point.name for point in found["SwinIR, MLP cut"].points] == ["uncut", ""]
 
 

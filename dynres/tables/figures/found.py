@@ -93,6 +93,14 @@ def metric(runs: Sequence[FinishedRun], level: str, name: str, factor: float = 1
     return over_seeds(found)
 
 
+def less(runs: Sequence[FinishedRun], base: Sequence[FinishedRun], level: str, name: str) -> Measured | None:
+    """A number of summary.json less that of another run with the same seed; None where no seed has both."""
+    others = {run.seed: run for run in base}
+    pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
+    both = [(value(metric([one], level, name)), value(metric([other], level, name))) for one, other in pairs]
+    return over_seeds(mine - its for mine, its in both) if both else None
+
+
 def networks(*groups: Sequence[FinishedRun]) -> str:
     """What was drawn, for captions: "demo-size networks trained for minutes; one seed (0)"."""
     runs = [run for group in groups for run in group]

@@ -33,8 +33,8 @@ FIGURES: tuple[tuple[str, str, Callable[[Runs, Published], list[Picture]]], ...]
     ("acla", "Figure 2", acla.chosen),
     ("acla", "Kept keys, by layer", acla.kept),
     ("acla", "Side by side", images.acla),
-    ("lightweight_swinir", "PSNR by pruning rate", lightweight_swinir.rates),
-    ("lightweight_swinir", "PSNR by weight of the distillation", lightweight_swinir.distillation),
+    ("lightweight_swinir", "What pruning costs", lightweight_swinir.rates),
+    ("lightweight_swinir", "What distillation gives", lightweight_swinir.distillation),
     ("lightweight_swinir", "Where pruning cuts", lightweight_swinir.where),
     ("lightweight_swinir", "Side by side", images.lightweight_swinir),
 )

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dynres.errors import UserError
-from dynres.tables.figures.found import Published, Runs, metric, metrics, networks, sentence, value
+from dynres.tables.figures.found import Published, Runs, less, metric, networks, sentence, value
 from dynres.tables.figures.style import COLOURS, COLUMN, DARK, PAGE, bars, new, png
 from dynres.tables.pruned import NAMES, Shares, draw, kept
 from dynres.tables.sheet import FinishedRun, Measured, Picture
@@ -36,26 +36,26 @@ def _rates(runs: Runs, scope: str) -> dict[int, list[FinishedRun]]:
 
 
 def rates(runs: Runs, published: Published) -> list[Picture]:
-    """PSNR by pruning rate, ours and published, each beside its uncut network."""
+    """PSNR by pruning rate less that of the uncut network, ours (of the same seed) and published."""
     ours: dict[str, dict[int, Measured]] = {}
     theirs, own = _published(published), ""
     if uncut := runs.of("lightweight_swinir", "uncut"):
         found = {scope: some for scope in SCOPES if (some := _rates(runs, scope))}
-        start = metric(uncut, LEVEL, "psnr")
         for scope, by_rate in found.items():
-            ours[scope] = {0: start, **{rate: metric(some, LEVEL, "psnr") for rate, some in by_rate.items()}}
+            lost = {rate: less(some, uncut, LEVEL, "psnr") for rate, some in by_rate.items()}
+            ours[scope] = {0: Measured(0.0)} | {rate: one for rate, one in lost.items() if one is not None}
         about = networks(uncut, *(some for by_rate in found.values() for some in by_rate.values()))
-        plain = metrics(uncut[0])[LEVEL]["psnr_plain"]
-        own = f"Ours: held-out photographs at x2 after fine-tuning, bicubic {plain:.2f} dB; {about}."
+        own = "Ours: after fine-tuning, less the uncut network of the same seed, fine-tuned as long; held-out "
+        own += f"photographs at x2, where that has {value(metric(uncut, LEVEL, 'psnr')):.2f} dB; {about}."
     if not ours and not theirs:
         return []
     printed = "Published: Table 1, whose Manga109 cell of MLP at 75% is a misprint." if theirs else ""
     return [
         Picture(
             "lightweight_swinir",
-            "PSNR by pruning rate",
+            "What pruning costs",
             " ".join(filter(None, (own if ours else "", printed))),
-            "PSNR over the share of channels that is cut, from 0 to 75%: "
+            "PSNR less that of the uncut network over the share of channels that is cut, from 0 to 75%: "
             f"{' and '.join(['ours'] * bool(ours) + ['published'] * bool(theirs))}.",
             png(rate_figure(ours, theirs)),
             wide=True,
@@ -64,7 +64,7 @@ def rates(runs: Runs, published: Published) -> list[Picture]:
 
 
 def _published(published: Published) -> dict[tuple[str, str], dict[int, float]]:
-    """(Scope, test set) -> rate -> PSNR."""
+    """(Scope, test set) -> rate -> PSNR less that of the uncut network."""
     rows: Mapping[str, Any] = published.get("lightweight_swinir", {}).get("table1", {}).get("rows", {})
     if not rows:
         return {}
@@ -72,14 +72,14 @@ def _published(published: Published) -> dict[tuple[str, str], dict[int, float]]:
     for scope, (_, _, _, group) in SCOPES.items():
         for dataset in SETS:
             cells = {0: rows["Base"]["C"], **{rate: rows[group][f"{group} {rate / 100:g}"] for rate in RATES.values()}}
-            found[scope, dataset] = {rate: row[dataset][0] for rate, row in cells.items()}
+            found[scope, dataset] = {rate: row[dataset][0] - cells[0][dataset][0] for rate, row in cells.items()}
     return found
 
 
 def rate_figure(
     ours: Mapping[str, Mapping[int, Measured]], theirs: Mapping[tuple[str, str], Mapping[int, float]]
 ) -> Figure:
-    """Scope -> rate -> PSNR; at rate 0 the uncut network."""
+    """Scope -> rate -> PSNR less that of the uncut network, which stands at rate 0."""
     figure, (panels,) = new(PAGE, 3.9, columns=bool(ours) + bool(theirs))
     for axes in panels[: bool(ours)]:
         for number, (scope, by_rate) in enumerate(ours.items()):
@@ -97,7 +97,7 @@ def rate_figure(
         axes.set_xticks([0, *RATES.values()], ["uncut", *(f"{rate}%" for rate in RATES.values())])
         axes.set_xlabel("channels cut")
         axes.legend(loc="best")
-    panels[0].set_ylabel("PSNR, dB")
+    panels[0].set_ylabel("PSNR less uncut, dB")
     return figure
 
 
@@ -105,27 +105,30 @@ def rate_figure(
 
 
 def distillation(runs: Runs, published: Published) -> list[Picture]:
-    """PSNR of the students by the weight of distillation, the teacher above."""
+    """PSNR of the students by the weight of distillation, and of the teacher, less that of the network alone."""
     names = {"student": 0.0, "kd_025": 0.25, "kd_050": 0.5, "kd_075": 0.75}
     found = {names[name]: some for name, some in runs.named("lightweight_swinir", names).items()}
-    if len(found) < 2:
+    alone = found.pop(0.0, [])
+    known = {weight: one for weight, some in found.items() if (one := less(some, alone, LEVEL, "psnr")) is not None}
+    if not known:
         return []
-    students = {weight: metric(some, LEVEL, "psnr") for weight, some in found.items()}
-    teacher = runs.of("lightweight_swinir", "uncut")
+    students = {0.0: Measured(0.0)} | known
+    teacher = less(runs.of("lightweight_swinir", "uncut"), alone, LEVEL, "psnr")
     return [
         Picture(
             "lightweight_swinir",
-            "PSNR by weight of the distillation",
-            "Students of 0 (alone) to 0.75 of the loss from their teacher, the uncut network: held-out photographs "
-            f"at x2, {networks(*found.values())}. The paper's Table 1 falls from 0.25 on.",
-            f"PSNR of students for the weights {', '.join(f'{weight:g}' for weight in students)}.",
-            png(distillation_figure(students, metric(teacher, LEVEL, "psnr") if teacher else None)),
+            "What distillation gives",
+            "Students with 0.25 to 0.75 of the loss from their teacher, the uncut network, less the same network of "
+            f"the same seed alone: held-out photographs at x2, {networks(alone, *found.values())}. In the paper's "
+            "Table 1 0.25 gains, 0.5 and 0.75 lose.",
+            f"PSNR of students for the weights {', '.join(f'{weight:g}' for weight in students)}, less the first's.",
+            png(distillation_figure(students, teacher)),
         )
     ]
 
 
 def distillation_figure(students: Mapping[float, Measured], teacher: Measured | None) -> Figure:
-    """Weight -> PSNR; and the teacher's."""
+    """Weight -> PSNR less that of weight 0; and the teacher's."""
     figure, ((axes,),) = new(COLUMN, 3.9)
     bars(axes, list(students), list(students.values()), color=COLOURS["student"], label="student")
     if teacher is not None:
@@ -133,7 +136,7 @@ def distillation_figure(students: Mapping[float, Measured], teacher: Measured | 
         axes.axhline(middle, color=DARK, linestyle="--", label="teacher")
         axes.axhspan(middle - spread, middle + spread, color=DARK, alpha=0.12, linewidth=0)
     axes.set_xticks(list(students), [f"{weight:g}" if weight else "0\n(alone)" for weight in students])
-    axes.set(xlabel=r"weight $\lambda$ of the distillation", ylabel="PSNR, dB")
+    axes.set(xlabel=r"weight $\lambda$ of the distillation", ylabel="PSNR less alone, dB")
     axes.margins(0.12, 0.15)
     axes.legend(loc="best")
     return figure

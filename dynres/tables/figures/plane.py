@@ -67,7 +67,6 @@ def plane(runs: Runs, published: Published) -> list[Picture]:
         return []
     some = [run for run in runs.all if LEVEL in metrics(run)]
     plain = float(metrics(some[0])[LEVEL]["psnr_plain"])
-    alone = "; FlexIR: one seed" if len(runs.of("flexir", "sr_x2")) == 1 else ""
     best = max(value(point.psnr) for line in lines for point in line.points)
     return [
         Picture(
@@ -76,7 +75,7 @@ def plane(runs: Runs, published: Published) -> list[Picture]:
             "PSNR at x2 on the held-out photographs against multiply-accumulates of the backbone, a mean image. "
             "Points of one network at several widths or pointers, and cuts of one, are joined. Ringed: no other gives "
             "as much for less. Networks differ in size, training and upsampler, so the plane compares this demo's "
-            f"networks, not the papers. {sentence(networks(some))}{alone}.",
+            f"networks, not the papers. {sentence(networks(some))}.",
             f"{sum(len(line.points) for line in lines)} points of {len(lines)} systems over a logarithmic axis of "
             f"GMACs; bicubic lies at {plain:.2f} dB, the best at {best:.2f} dB.",
             png(figure(lines, plain)),
@@ -129,7 +128,8 @@ def _ways(some: Sequence[FinishedRun], file: str, look: Line) -> Iterator[Line]:
                 table.setdefault(line["way"], []).append(line)
     for number, (way, seeds) in enumerate(table.items()):
         macs = over_seeds(float(line["macs"]) / 1e9 for line in seeds).value or 0.0
-        name = way.replace("=", " = ") if number in (0, len(table) - 1) else ""
+        said = way.replace("=", " = ") if "=" in way else f"width {way}"
+        name = said if number in (0, len(table) - 1) else ""
         look = replace(
             look, points=(*look.points, Point(name, macs, over_seeds(float(line["psnr"]) for line in seeds)))
         )
