@@ -20,7 +20,7 @@ from typing import IO, Any
 from dynres.errors import UserError
 
 # What every run imports (seconds): the server that forks runs has it already.
-PRELOADED = ["dynres.run", "dynres.callbacks.summary", "dynres.callbacks.panels", "dynres.methods.tadt", "torchmetrics"]
+PRELOADED = ["dynres.run", "dynres.callbacks.panels", "dynres.methods.tadt", "torchmetrics"]
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""Every experiment file, in every profile: it composes, passes the checks, and builds the network the paper prints."""
+"""Every experiment file, in its profiles: it composes, passes the checks, and builds the network the paper prints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
 
 @pytest.mark.parametrize("profile", ["demo", "paper"])  # smoke is what the tests of commands run
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_stands_in_every_profile(experiment: str, profile: str, tmp_path: Path) -> None:
+def test_an_experiment_stands_in_its_profiles(experiment: str, profile: str, tmp_path: Path) -> None:
     weights = tmp_path / "baseline.ckpt"
     weights.touch()  # its content is not looked at here
     mode = "test" if experiment in ("bicubic", "input") else "fit"

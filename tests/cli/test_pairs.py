@@ -1,4 +1,4 @@
-"""Every network under every upsampler that makes sense: built at its published size, and trained when small."""
+"""Every network and every upsampler, in pairs that make sense: built at published size, trained when small."""
 
 from __future__ import annotations
 

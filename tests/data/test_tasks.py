@@ -1,4 +1,4 @@
-"""The files of conf/data, conf/task and conf/profile together: every task has its data, in every profile."""
+"""The files of conf/data, conf/task and conf/profile together: each task has data in each profile, from each source."""
 
 from __future__ import annotations
 
